@@ -1,0 +1,236 @@
+package main
+
+import (
+	"errors"
+	"fmt"
+	"path/filepath"
+	"strings"
+
+	"github.com/urfave/cli/v2"
+
+	"livepatch/elfpatch"
+	"livepatch/internal/build"
+	"livepatch/internal/image"
+	"livepatch/internal/pack"
+	"livepatch/manifest"
+)
+
+func createCommand() *cli.Command {
+	order := new(inputOrder)
+	return &cli.Command{
+		Name: "create", Usage: "make a package from before and after objects", Category: groupBuild,
+		Flags: []cli.Flag{
+			&cli.StringFlag{Name: "output", Aliases: []string{"o"}, Required: true, Usage: "package `FILE` to write"},
+			&cli.GenericFlag{Name: "target", Value: order.flag("target"), Usage: "executable or library `FILE` to patch; repeatable"},
+			&cli.GenericFlag{Name: "pair", Value: order.flag("pair"), Usage: "`ORIG.o=PATCHED.o`, objects of the --target before; repeatable"},
+			&cli.GenericFlag{Name: "debug", Value: order.flag("debug"), Usage: "separate debug `FILE` of the --target before"},
+			&cli.StringFlag{Name: "name", Usage: "`NAME` of the patch (default: that of the package file)"},
+			&cli.StringFlag{Name: "dispatch", Value: build.Direct, Usage: "how calls are redirected: `direct`"},
+			jsonFlag(),
+		},
+		Description: `
+Compares each pair of objects, proves that the first is the code of the target,
+byte for byte apart from what linking changes, finds the variables that both
+use, and writes what changed as a package. The target may be stripped. All
+reasons against the patch are printed at once. Exit codes: 3 refused, 4 nothing
+to patch.
+
+Examples:
+  livepatch create -o fix.lpatch --target ./server --pair old/net.o=new/net.o
+  livepatch create -o fix.lpatch --target /usr/sbin/d --debug d.debug --pair a.o=b.o`,
+		Action: func(c *cli.Context) error { return create(c, order) },
+	}
+}
+
+// inputOrder records --target, --pair and --debug in the order in which they
+// are given, which the library loses between different options.
+type inputOrder struct{ list []input }
+
+type input struct{ option, value string }
+
+func (o *inputOrder) flag(option string) cli.Generic { return &orderedFlag{option, o} }
+
+// orderedFlag is the value of one of the options.
+type orderedFlag struct {
+	option string
+	order  *inputOrder
+}
+
+func (f *orderedFlag) Set(value string) error {
+	f.order.list = append(f.order.list, input{f.option, value})
+	return nil
+}
+
+func (f *orderedFlag) String() string { return "" }
+
+// targetPaths is a target with what belongs to it.
+type targetPaths struct {
+	file, debug string
+	pairs       [][2]string
+}
+
+// group gives each pair and debug file to the target before it.
+func (o *inputOrder) group() ([]targetPaths, error) {
+	var out []targetPaths
+	for _, in := range o.list {
+		if in.option == "target" {
+			out = append(out, targetPaths{file: in.value})
+			continue
+		}
+		if len(out) == 0 {
+			return nil, usageErrorf("--%s %s comes before the --target that it belongs to", in.option, in.value)
+		}
+		t := &out[len(out)-1]
+		if in.option == "debug" {
+			if t.debug != "" {
+				return nil, usageErrorf("--target %s has two debug files", t.file)
+			}
+			t.debug = in.value
+			continue
+		}
+		orig, patched, ok := strings.Cut(in.value, "=")
+		if !ok || orig == "" || patched == "" || strings.Contains(patched, "=") {
+			return nil, usageErrorf("--pair %q is not ORIG.o=PATCHED.o", in.value)
+		}
+		t.pairs = append(t.pairs, [2]string{orig, patched})
+	}
+	if len(out) == 0 {
+		return nil, usageErrorf("create needs --target")
+	}
+	for _, t := range out {
+		if len(t.pairs) == 0 {
+			return nil, usageErrorf("--target %s has no --pair after it", t.file)
+		}
+	}
+	return out, nil
+}
+
+func create(c *cli.Context, order *inputOrder) error {
+	if _, err := takeArgs(c, 0, 0); err != nil {
+		return err
+	}
+	p := newPrinter(c)
+	targets, err := order.group()
+	if err != nil {
+		return hintHelp(err, c.Command)
+	}
+	if d := c.String("dispatch"); d != build.Direct {
+		return hintHelp(usageErrorf("--dispatch %q is not known", d), c.Command)
+	}
+	output := c.String("output")
+	name := c.String("name")
+	if name == "" {
+		name = strings.TrimSuffix(filepath.Base(output), ".lpatch")
+	}
+	in := build.Inputs{Name: name, Version: version, Dispatch: c.String("dispatch")}
+	var opened images
+	defer opened.close()
+	for _, t := range targets {
+		target, err := opened.target(t)
+		if err != nil {
+			return err
+		}
+		in.Targets = append(in.Targets, target)
+	}
+	pkg, data, err := makePackage(in)
+	if errors.Is(err, build.ErrNothingToPatch) {
+		p.Note("%v", err)
+		return statusError(exitNothing)
+	}
+	if err != nil {
+		return err
+	}
+	if err := writeFile(output, data); err != nil {
+		return err
+	}
+	return printCreated(p, output, pkg, data)
+}
+
+// makePackage runs the pipeline; a file that shrinks meanwhile is an error.
+func makePackage(in build.Inputs) (pkg *pack.Package, data []byte, err error) {
+	err = image.Guard(func() (err error) {
+		if pkg, err = build.Create(in); err != nil {
+			return err
+		}
+		data, err = pack.Write(pkg)
+		return err
+	})
+	return pkg, data, err
+}
+
+// images are the inputs that are open.
+type images []*image.Image
+
+func (o *images) close() {
+	for _, img := range *o {
+		img.Close()
+	}
+}
+
+func (o *images) open(path string) (*elfpatch.File, error) {
+	img, err := image.Open(path)
+	if err != nil {
+		return nil, err
+	}
+	*o = append(*o, img)
+	return img.File, nil
+}
+
+func (o *images) target(t targetPaths) (out build.Target, err error) {
+	out.Name = filepath.Base(t.file)
+	if out.File, err = o.open(t.file); err != nil {
+		return out, err
+	}
+	if t.debug != "" {
+		if out.Debug, err = o.open(t.debug); err != nil {
+			return out, err
+		}
+	}
+	for _, paths := range t.pairs {
+		pair := build.Pair{OrigName: filepath.Base(paths[0]), PatchedName: filepath.Base(paths[1])}
+		if pair.Orig, err = o.open(paths[0]); err != nil {
+			return out, err
+		}
+		if pair.Patched, err = o.open(paths[1]); err != nil {
+			return out, err
+		}
+		out.Pairs = append(out.Pairs, pair)
+	}
+	return out, nil
+}
+
+func printCreated(p *printer, output string, pkg *pack.Package, data []byte) error {
+	if p.json {
+		return p.JSON(struct {
+			Package  string             `json:"package"`
+			Bytes    int                `json:"bytes"`
+			Digest   string             `json:"digest"`
+			Manifest *manifest.Manifest `json:"manifest"`
+		}{output, len(data), pack.Digest(data), pkg.Manifest})
+	}
+	for i := range pkg.Manifest.Targets {
+		t := &pkg.Manifest.Targets[i]
+		p.Printf("%s  %s %s\n", p.Paint(bold, t.Name), t.Machine, t.Kind)
+		for _, f := range t.Functions {
+			p.Printf("  replace  %-28s %#x  %d -> %d bytes, %s at %#x (%s)\n",
+				f.Name, f.Address, f.Size, f.NewSize, f.Strategy, f.Site.Address, f.Proof)
+		}
+		for _, v := range t.Variables {
+			p.Printf("  share    %-28s %s\n", v.Name, variableText(v))
+		}
+	}
+	p.Printf("wrote %s: %d bytes, digest %s\n", output, len(data), pack.Digest(data)[:16])
+	return nil
+}
+
+// variableText says where a shared variable is and how that is known.
+func variableText(v manifest.Variable) string {
+	where := "thread-local"
+	if v.Address != 0 {
+		where = fmt.Sprintf("%#x", v.Address)
+	}
+	if v.Uses == 0 {
+		return fmt.Sprintf("%s (%s)", where, v.Found)
+	}
+	return fmt.Sprintf("%s (%s, %s)", where, v.Found, plural(v.Uses, "use agrees", "uses agree"))
+}

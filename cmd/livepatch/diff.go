@@ -1,0 +1,102 @@
+package main
+
+import (
+	"fmt"
+	"path/filepath"
+	"strings"
+
+	"github.com/urfave/cli/v2"
+
+	"livepatch/elfpatch"
+	"livepatch/elfpatch/diff"
+	"livepatch/internal/image"
+)
+
+func diffCommand() *cli.Command {
+	return &cli.Command{
+		Name: "diff", Usage: "say what changed between two object files, and why", ArgsUsage: "ORIG.o PATCHED.o", Category: groupLook,
+		Flags: []cli.Flag{
+			jsonFlag(),
+			&cli.BoolFlag{Name: "demangle", Aliases: []string{"C"}, Usage: "show C++ and Rust names as in the source", DisableDefaultText: true},
+		},
+		Description: `
+Compares two relocatable objects function by function: instructions with what
+they refer to, strings and constants by content, static variables by use. Code
+that only moved is the same. A changed function is shown with its first
+difference. The exit code is 0 whether or not anything changed, and 3 when the
+change cannot be patched into a running program; the reasons are listed.
+
+Examples:
+  livepatch diff server.before.o server.after.o
+  livepatch diff --json a.o b.o | jq '.functions[].name'`,
+		Action: diffAction,
+	}
+}
+
+// diffReport is what diff --json prints; docs/diff.md describes it.
+type diffReport struct {
+	Orig    string `json:"orig"`
+	Patched string `json:"patched"`
+	*diff.Report
+}
+
+func diffAction(c *cli.Context) error {
+	args, err := takeArgs(c, 2, 2)
+	if err != nil {
+		return err
+	}
+	p := newPrinter(c)
+	delta, done, err := compareFiles(args[0], args[1])
+	if err != nil {
+		return err
+	}
+	defer done()
+	report := delta.Report()
+	if p.json {
+		if err := p.JSON(diffReport{args[0], args[1], report}); err != nil {
+			return err
+		}
+	} else if len(report.Functions)+len(report.Data)+len(report.Refusals) == 0 {
+		p.Printf("nothing changed: %s, %s\n", plural(report.Same.Functions, "function", "functions"), plural(report.Same.Data, "data symbol", "data symbols"))
+	} else {
+		var b strings.Builder
+		if err := report.Text(&b, namer(c.Bool("demangle"))); err != nil {
+			return err
+		}
+		p.Printf("%s", b.String())
+	}
+	return delta.Refusals.Err()
+}
+
+// compareFiles compares two object files. done closes them; the delta is of no
+// use after that.
+func compareFiles(orig, patched string) (delta *diff.Delta, done func(), err error) {
+	var open []*image.Image
+	closeAll := func() {
+		for _, img := range open {
+			img.Close()
+		}
+	}
+	defer func() {
+		if err != nil {
+			closeAll()
+		}
+	}()
+	var files []*elfpatch.File
+	for _, path := range []string{orig, patched} {
+		img, err := image.Open(path)
+		if err != nil {
+			return nil, nil, err
+		}
+		open = append(open, img)
+		files = append(files, img.File)
+	}
+	err = image.Guard(func() error {
+		delta, err = diff.Compare(files[0], files[1], diff.Options{Name: filepath.Base(orig)})
+		if err != nil {
+			err = fmt.Errorf("compare %s with %s: %w", orig, patched, err)
+		}
+		return err
+	})
+	return delta, closeAll, err
+}

@@ -1,0 +1,196 @@
+package main
+
+import (
+	"fmt"
+	"strings"
+	"text/tabwriter"
+
+	"github.com/ianlancetaylor/demangle"
+	"github.com/urfave/cli/v2"
+
+	"livepatch/internal/check"
+	"livepatch/internal/pack"
+	"livepatch/manifest"
+)
+
+func inspectCommand() *cli.Command {
+	return &cli.Command{
+		Name: "inspect", Usage: "show what a package would do", ArgsUsage: "PKG", Category: groupLook,
+		Flags: []cli.Flag{
+			jsonFlag(),
+			&cli.BoolFlag{Name: "demangle", Aliases: []string{"C"}, Usage: "show C++ and Rust names as in the source", DisableDefaultText: true},
+		},
+		Description: `
+Reads a package, checks every byte of it, and prints the target, the functions
+it replaces, the variables it shares, what it imports, and every write with
+the instructions before and after. Bytes printed as ·· depend on where the
+patch is loaded. Nothing is run or changed.
+
+Examples:
+  livepatch inspect fix.lpatch
+  livepatch inspect --json fix.lpatch | jq .manifest.targets[0].functions`,
+		Action: inspect,
+	}
+}
+
+// inspection is what inspect --json prints.
+type inspection struct {
+	File     string             `json:"file"`
+	Size     int                `json:"size"`
+	Digest   string             `json:"digest"` // SHA-256 that the last member states
+	Manifest *manifest.Manifest `json:"manifest"`
+	Payloads []check.Payload    `json:"payloads"`
+}
+
+func inspect(c *cli.Context) error {
+	args, err := takeArgs(c, 1, 1)
+	if err != nil {
+		return err
+	}
+	p := newPrinter(c)
+	pkg, b, err := readPackage(args[0])
+	if err != nil {
+		return err
+	}
+	payloads, err := check.Payloads(pkg)
+	if err != nil {
+		return fmt.Errorf("inspect %s: %w", args[0], err)
+	}
+	if p.json {
+		return p.JSON(inspection{args[0], len(b), pack.Digest(b), pkg.Manifest, payloads})
+	}
+	m := pkg.Manifest
+	p.Printf("%s  %s\n", p.Paint(bold, "patch"), m.Name)
+	p.Printf("made by %s %s, %d bytes, sha256 %s\n", m.Tool.Name, m.Tool.Version, len(b), pack.Digest(b))
+	names := namer(c.Bool("demangle"))
+	for i := range m.Targets {
+		printTarget(p, &m.Targets[i], payloads[i], names)
+	}
+	return nil
+}
+
+// readPackage reads and checks a package; a refusal names the file.
+func readPackage(path string) (*pack.Package, []byte, error) {
+	b, err := readFile(path)
+	if err != nil {
+		return nil, nil, err
+	}
+	pkg, err := pack.Read(b)
+	if err != nil {
+		return nil, nil, inFile(path, err)
+	}
+	return pkg, b, nil
+}
+
+// inFile puts the file before the place of each refusal.
+func inFile(path string, err error) error {
+	list := refusalsOf(err)
+	if list == nil {
+		return fmt.Errorf("%s: %w", path, err)
+	}
+	for i := range list {
+		list[i].Where = path + ": " + list[i].Where
+	}
+	return list
+}
+
+// namer returns how names are shown. Demangled names are not unique, so they
+// are for reading only.
+func namer(demangled bool) func(string) string {
+	if !demangled {
+		return func(s string) string { return s }
+	}
+	return func(s string) string { return demangle.Filter(s, demangle.NoClones, demangle.MaxLength(12)) }
+}
+
+func printTarget(p *printer, t *manifest.Target, pl check.Payload, names func(string) string) {
+	p.Printf("\n%s  %s (%s, %s)\n", p.Paint(bold, "target"), t.Name, t.Kind, t.Machine)
+	if len(t.BuildID) > 0 {
+		p.Printf("  build-id  %s\n", t.BuildID)
+	} else {
+		p.Printf("  sha256    %s of the read-only bytes\n", t.SHA256)
+	}
+	p.Printf("  payload   %s, %d bytes, sha256 %s\n", t.Payload.Member, t.Payload.Size, t.Payload.SHA256)
+
+	rows := newTable(p, "sections", "NAME", "ACCESS", "SIZE", "RELOCATIONS")
+	for _, s := range pl.Sections {
+		rows.row(s.Name, s.Access, fmt.Sprint(s.Size), fmt.Sprint(s.Relocations))
+	}
+	rows.print()
+
+	rows = newTable(p, "functions", "ADDRESS", "OLD", "NEW", "STRATEGY", "SITE", "PROOF", "OBJECT", "NAME")
+	for _, f := range t.Functions {
+		rows.row(fmt.Sprintf("%#x", f.Address), fmt.Sprint(f.Size), fmt.Sprint(f.NewSize), f.Strategy, f.Site.Kind, f.Proof, f.Object, names(f.Name))
+	}
+	rows.print()
+
+	rows = newTable(p, "variables", "ADDRESS", "SIZE", "USES", "FOUND", "NAME")
+	for _, v := range t.Variables {
+		rows.row(fmt.Sprintf("%#x", v.Address), fmt.Sprint(v.Size), fmt.Sprint(v.Uses), names(v.Found), names(v.Name))
+	}
+	rows.print()
+
+	rows = newTable(p, "imports", "SYMBOL", "KIND", "FROM")
+	for _, im := range t.Imports {
+		rows.row(names(im.Symbol), im.Kind, importSource(&im))
+	}
+	rows.print()
+	printWrites(p, t, names)
+}
+
+func importSource(im *manifest.Import) string {
+	switch im.Kind {
+	case manifest.ImportTarget:
+		return fmt.Sprintf("%#x", im.Address)
+	case manifest.ImportTLSOffset:
+		return fmt.Sprintf("thread pointer %+d", im.Offset)
+	}
+	s := im.Name
+	if im.Version != "" {
+		s += "@" + im.Version
+	}
+	if im.Library != "" {
+		s += " of " + im.Library
+	}
+	return s
+}
+
+func printWrites(p *printer, t *manifest.Target, names func(string) string) {
+	p.Printf("\n  %s\n", p.Paint(bold, "writes"))
+	for i := range t.Writes {
+		w := &t.Writes[i]
+		p.Printf("    %s: %d bytes at %#x\n", names(t.Functions[w.Function].Name), w.Length, w.Address)
+		for _, l := range check.Code(t.Machine, w.Expected, w.Address) {
+			p.Printf("      %s %#x  %-24s %s\n", p.Paint(red, "-"), l.Addr, l.Bytes, l.Text)
+		}
+		for _, l := range check.Replaced(t.Machine, w) {
+			p.Printf("      %s %#x  %-24s %s\n", p.Paint(green, "+"), l.Addr, l.Bytes, names(l.Text))
+		}
+	}
+}
+
+// A table is aligned columns under a title; without rows it is not printed.
+type table struct {
+	p      *printer
+	title  string
+	header []string
+	rows   [][]string
+}
+
+func newTable(p *printer, title string, header ...string) *table {
+	return &table{p: p, title: title, header: header}
+}
+
+func (t *table) row(cells ...string) { t.rows = append(t.rows, cells) }
+
+func (t *table) print() {
+	if len(t.rows) == 0 {
+		return
+	}
+	t.p.Printf("\n  %s\n", t.p.Paint(bold, t.title))
+	w := tabwriter.NewWriter(t.p.out, 0, 8, 2, ' ', 0)
+	for _, r := range append([][]string{t.header}, t.rows...) {
+		fmt.Fprintln(w, "    "+strings.Join(r, "\t"))
+	}
+	w.Flush()
+}

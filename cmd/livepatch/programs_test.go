@@ -1,0 +1,60 @@
+package main
+
+import (
+	"bufio"
+	"io"
+	"os/exec"
+	"strconv"
+	"strings"
+
+	"github.com/rogpeppe/go-internal/testscript"
+)
+
+// programs are those that a script runs, by the name that it gave them.
+type programs map[string]*program
+
+// programsKey is where a script keeps them.
+const programsKey = "programs"
+
+type program struct {
+	in  io.Writer
+	out *bufio.Reader
+}
+
+// start runs a program that answers lines, until the script ends, and sets a
+// variable to its process: start NAME PROGRAM [ARGS...].
+func start(ts *testscript.TestScript, neg bool, args []string) {
+	if neg || len(args) < 2 {
+		ts.Fatalf("usage: start NAME PROGRAM [ARGS...]")
+	}
+	cmd := exec.Command(args[1], args[2:]...)
+	in, err := cmd.StdinPipe()
+	ts.Check(err)
+	out, err := cmd.StdoutPipe()
+	ts.Check(err)
+	ts.Check(cmd.Start())
+	ts.Defer(func() {
+		_ = cmd.Process.Kill()
+		_ = cmd.Wait()
+	})
+	ts.Value(programsKey).(programs)[args[0]] = &program{in, bufio.NewReader(out)}
+	ts.Setenv(args[0], strconv.Itoa(cmd.Process.Pid))
+}
+
+// ask sends a line to a program and compares the answer: ask NAME LINE ANSWER.
+func ask(ts *testscript.TestScript, neg bool, args []string) {
+	if neg || len(args) != 3 {
+		ts.Fatalf("usage: ask NAME LINE ANSWER")
+	}
+	p := ts.Value(programsKey).(programs)[args[0]]
+	if p == nil {
+		ts.Fatalf("no program %s was started", args[0])
+	}
+	_, err := io.WriteString(p.in, args[1]+"\n")
+	ts.Check(err)
+	answer, err := p.out.ReadString('\n')
+	ts.Check(err)
+	if answer = strings.TrimSuffix(answer, "\n"); answer != args[2] {
+		ts.Fatalf("%s: %s answers %q, not %q", args[1], args[0], answer, args[2])
+	}
+}

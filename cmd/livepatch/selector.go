@@ -1,0 +1,116 @@
+package main
+
+import (
+	"fmt"
+	"path/filepath"
+	"time"
+
+	"github.com/urfave/cli/v2"
+
+	"livepatch/internal/process"
+)
+
+// selectorFlags choose the processes that a command works on.
+func selectorFlags() []cli.Flag {
+	return []cli.Flag{
+		&cli.IntSliceFlag{Name: "pid", Usage: "process `N`; repeatable, all or none are changed"},
+		&cli.StringFlag{Name: "exe", Usage: "every process that runs the executable `PATH`"},
+		&cli.StringFlag{Name: "service", Usage: "every process of the service `UNIT` (not available yet)"},
+		&cli.BoolFlag{Name: "kernel", Usage: "this machine's kernel (not available yet)", DisableDefaultText: true},
+	}
+}
+
+// loaderFlags are the limits of what stops a process.
+func loaderFlags() []cli.Flag {
+	return []cli.Flag{
+		&cli.DurationFlag{Name: "max-pause", Usage: "let the target run again rather than stop it longer than `D`", DefaultText: process.DefaultMaxPause.String()},
+		&cli.DurationFlag{Name: "timeout", Usage: "give up when the target was busy for `D`", DefaultText: process.DefaultTimeout.String()},
+		&cli.BoolFlag{Name: "scan-memory", Usage: "accept programs that switch stacks: look through all their memory while they stand", DisableDefaultText: true},
+		&cli.BoolFlag{Name: "dry-run", Usage: "do everything, the stop included, but change nothing", DisableDefaultText: true},
+	}
+}
+
+// selected returns the processes that the selector names; nil if there is none.
+func selected(c *cli.Context) ([]int, error) {
+	given := 0
+	for _, name := range []string{"pid", "exe", "service", "kernel"} {
+		if c.IsSet(name) {
+			given++
+		}
+	}
+	switch {
+	case given > 1:
+		return nil, hintHelp(usageErrorf("%s takes one of --pid, --exe, --service, --kernel", c.Command.Name), c.Command)
+	case c.IsSet("service"), c.IsSet("kernel"):
+		return nil, hintHelp(usageErrorf("--service and --kernel are not available yet: use --pid or --exe"), c.Command)
+	case c.IsSet("exe"):
+		path, err := filepath.Abs(c.String("exe"))
+		if err != nil {
+			return nil, fmt.Errorf("find %s: %w", c.String("exe"), err)
+		}
+		return process.ByExecutable(path)
+	}
+	pids := c.IntSlice("pid")
+	for _, pid := range pids {
+		if pid <= 0 {
+			return nil, hintHelp(usageErrorf("%d is no process", pid), c.Command)
+		}
+	}
+	return pids, nil
+}
+
+// mustSelect is selected for commands that need a process.
+func mustSelect(c *cli.Context) ([]int, error) {
+	pids, err := selected(c)
+	if err == nil && len(pids) == 0 {
+		return nil, hintHelp(usageErrorf("%s needs --pid or --exe", c.Command.Name), c.Command)
+	}
+	return pids, err
+}
+
+// loaderOptions reads the flags of loaderFlags.
+func loaderOptions(c *cli.Context, p *printer) (process.Options, error) {
+	opt := process.Options{
+		MaxPause: c.Duration("max-pause"), Timeout: c.Duration("timeout"),
+		DryRun: c.Bool("dry-run"), ScanMemory: c.Bool("scan-memory"), Progress: p.Progress,
+	}
+	for _, name := range []string{"max-pause", "timeout"} {
+		if c.IsSet(name) && c.Duration(name) <= 0 {
+			return opt, hintHelp(usageErrorf("--%s must be positive", name), c.Command)
+		}
+	}
+	return opt, nil
+}
+
+// printChange shows what apply or revert did; the last line goes to standard
+// error and states the target.
+func printChange(p *printer, r *process.Result, did string) error {
+	if p.json {
+		if err := p.JSON(r); err != nil {
+			return err
+		}
+	} else {
+		for _, proc := range r.Processes {
+			for _, im := range proc.Images {
+				for _, w := range im.Journal {
+					p.Printf("process %d  %s  %s  %#x: %s -> %s\n", proc.PID, im.Target, p.Paint(bold, w.Function), w.Address, w.Old, w.New)
+				}
+			}
+		}
+	}
+	where := fmt.Sprintf("process %d", r.Processes[0].PID)
+	if n := len(r.Processes); n > 1 {
+		where = fmt.Sprintf("%d processes", n)
+	}
+	if r.DryRun {
+		p.Note("nothing was changed; %s could be %s in %s now, stopped for %s to find out",
+			plural(r.Functions, "function", "functions"), did, where, milliseconds(r.Pause.Total))
+		return nil
+	}
+	p.Note("%s %s in %s, paused %s", did, plural(r.Functions, "function", "functions"), where, milliseconds(r.Pause.Total))
+	return nil
+}
+
+func milliseconds(d time.Duration) string {
+	return fmt.Sprintf("%.1f ms", float64(d)/float64(time.Millisecond))
+}

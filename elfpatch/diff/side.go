@@ -1,0 +1,459 @@
+package diff
+
+import (
+	"cmp"
+	"debug/elf"
+	"fmt"
+	"slices"
+	"strings"
+
+	"livepatch/elfpatch"
+)
+
+// side is one of the two objects, taken apart: every allocated section is cut
+// into pieces, and every reference from one piece to another is resolved.
+type side struct {
+	f      *elfpatch.File
+	name   string // in errors
+	secs   []section
+	pieces []*piece
+	bySym  []*piece   // the piece a symbol stands in; nil if none
+	files  []string   // source file of each symbol, see fileOf
+	users  [][]*piece // of each piece, by id; see usersOf
+
+	sectionSyms []int
+}
+
+// section is what a side knows about a section of the file.
+type section struct {
+	kind   sectionKind
+	rels   []elfpatch.Rela // by offset
+	names  []int           // symbols that stand in it, by value
+	pieces []*piece        // by offset, without overlaps
+	raw    []ref           // references made from here, by offset, not yet in pieces
+	cuts   []uint64        // places that are referred to, for what has no name
+}
+
+type sectionKind uint8
+
+const (
+	ignored  sectionKind = iota // not loaded, or tables about code that are made anew
+	codeSect                    // instructions
+	dataSect                    // variables and constants
+	pooled                      // SHF_MERGE: each string or constant is a piece
+)
+
+// piece is a function, a variable, or a constant.
+type piece struct {
+	id        int
+	sec       int // 0: a common symbol
+	off, size uint64
+	kind      pieceKind
+	live      bool // writable: the running copy stays in use
+	tls       bool
+	bss       bool   // no contents but zeros
+	sym       int    // the symbol that names it, 0 if none does
+	syms      []int  // all symbols in it
+	name      string // of sym; else where it is
+	refs      []ref  // by offset
+	twin      *piece // in the other object
+	parent    *piece // the function that this outlined part belongs to
+	parts     []*piece
+	table     bool // its words are distances from its start
+	broken    bool // code: not all bytes are instructions
+	index     []insn
+	judged    *pairing // of the piece and its twin, in the original object
+}
+
+type pieceKind uint8
+
+const (
+	function pieceKind = iota
+	variable           // named data, constants too
+	literal            // data without a name: strings, constants, jump tables
+)
+
+// ref is one reference that a piece makes.
+type ref struct {
+	off      uint64      // of the field, from the start of the piece
+	typ      uint32      // relocation type; for implicit ones that which fits the field
+	implicit bool        // the assembler filled the field
+	mem      bool        // implicit: an address or data, not a branch
+	sym      uint32      // the symbol named, 0 if implicit
+	sec      int         // section of the target; 0 if the symbol is not defined here
+	to       *piece      // nil if the symbol is not defined here
+	add      int64       // distance of the target from the start of to, or from the symbol
+	anchor   bool        // arm64: the address only serves other references: half of one, or a section anchor
+	spilled  bool        // arm64: the address goes where it is not followed, and may serve others there
+	derived  bool        // arm64: an access through an address in a register
+	how      *derivation // derived: how it came about
+	bias     int64       // the relocation's addend is add + bias when its symbol is at the start of to
+}
+
+// derivation is how a derived reference came about.
+type derivation struct {
+	imm     int64  // the immediate of the instruction
+	base    *piece // what the register points into, at baseAdd; nil if not known
+	baseAdd int64
+}
+
+func newSide(f *elfpatch.File, name string) (*side, error) {
+	s := &side{f: f, name: name, secs: make([]section, len(f.Sections)), bySym: make([]*piece, len(f.Symbols))}
+	for i, sec := range f.Sections {
+		s.secs[i].kind = kindOf(sec)
+		if s.secs[i].kind == ignored {
+			continue
+		}
+		rels, err := sortedRelocations(f, sec)
+		if err != nil {
+			return nil, fmt.Errorf("compare %s: %w", name, err)
+		}
+		s.secs[i].rels = rels
+	}
+	s.sortNames()
+	// From here on each section has its names in order.
+	for i := range s.secs {
+		if s.secs[i].kind == codeSect {
+			s.cutCode(i)
+		}
+	}
+	s.addCommons()
+	// From here on every function is a piece, so that code can be read.
+	for i := range s.secs {
+		s.readRefs(i)
+	}
+	// From here on every place that something refers to is known.
+	for i := range s.secs {
+		switch s.secs[i].kind {
+		case dataSect:
+			s.cutData(i)
+		case pooled:
+			s.cutPool(i)
+		}
+	}
+	s.settleRefs()
+	for _, p := range s.pieces {
+		s.deriveRefs(p)
+	}
+	s.adoptParts()
+	return s, nil
+}
+
+func sortedRelocations(f *elfpatch.File, sec *elfpatch.Section) ([]elfpatch.Rela, error) {
+	rels, err := f.Relocations(sec)
+	if err != nil {
+		return nil, err
+	}
+	byOffset := func(a, b elfpatch.Rela) int { return cmp.Compare(a.Offset, b.Offset) }
+	if !slices.IsSortedFunc(rels, byOffset) {
+		rels = slices.Clone(rels)
+		slices.SortStableFunc(rels, byOffset)
+	}
+	return rels, nil
+}
+
+// kindOf tells what a section holds. Unwind tables and the lists of patchable
+// entries describe code and are made anew for new code.
+func kindOf(s *elfpatch.Section) sectionKind {
+	switch {
+	case s.Flags&elf.SHF_ALLOC == 0, s.Type == elf.SHT_NOTE, s.Type == elf.SHT_RELA,
+		s.Type != elf.SHT_NOBITS && uint64(len(s.Data)) != s.Size, s.Flags&elf.SHF_COMPRESSED != 0,
+		s.Name == ".eh_frame", s.Name == "__patchable_function_entries", s.Name == "__mcount_loc",
+		strings.HasPrefix(s.Name, ".gcc_except_table"), strings.HasPrefix(s.Name, ".orc_unwind"),
+		s.Name == ".sframe", strings.HasPrefix(s.Name, ".discard"), s.Type == 0x70000001: // SHT_X86_64_UNWIND
+		return ignored
+	case s.Flags&elf.SHF_EXECINSTR != 0 && s.Type == elf.SHT_PROGBITS:
+		return codeSect
+	case s.Flags&elf.SHF_MERGE != 0 && s.Flags&elf.SHF_WRITE == 0 && s.Type == elf.SHT_PROGBITS && s.EntSize > 0:
+		return pooled
+	}
+	return dataSect
+}
+
+// isLive reports a section whose contents the program changes. What only the
+// dynamic linker writes is constant.
+func isLive(s *elfpatch.Section) bool {
+	return s.Flags&elf.SHF_WRITE != 0 && !strings.HasPrefix(s.Name, ".data.rel.ro") && !strings.HasPrefix(s.Name, ".data..ro_after_init")
+}
+
+func (s *side) sortNames() {
+	for i, sym := range s.f.Symbols {
+		if i == 0 || sym.Section <= 0 || sym.Section >= len(s.secs) || s.secs[sym.Section].kind == ignored {
+			continue
+		}
+		if sym.Type == elf.STT_SECTION || sym.Type == elf.STT_FILE || isMapping(s.f.Machine, sym.Name) {
+			continue
+		}
+		if sym.Value > s.f.Sections[sym.Section].Size {
+			continue
+		}
+		s.secs[sym.Section].names = append(s.secs[sym.Section].names, i)
+	}
+	for i := range s.secs {
+		slices.SortStableFunc(s.secs[i].names, func(a, b int) int {
+			x, y := &s.f.Symbols[a], &s.f.Symbols[b]
+			if c := cmp.Compare(x.Value, y.Value); c != 0 {
+				return c
+			}
+			return cmp.Compare(rank(x), rank(y))
+		})
+	}
+}
+
+// rank orders the names of one place: the best one first.
+func rank(s *elfpatch.Symbol) int {
+	r := 0
+	switch s.Type {
+	case elf.STT_FUNC, elf.STT_OBJECT, elf.STT_TLS:
+	case elf.STT_GNU_IFUNC:
+		r = 4
+	default:
+		r = 8
+	}
+	switch s.Bind {
+	case elf.STB_GLOBAL:
+	case elf.STB_LOCAL:
+		r += 2
+	default:
+		r++
+	}
+	if s.Size == 0 {
+		r += 16
+	}
+	return r
+}
+
+// isMapping reports the arm64 mapping symbols ($x, $d, "$x.1", …).
+func isMapping(m elf.Machine, name string) bool {
+	return m == elf.EM_AARCH64 && (strings.HasPrefix(name, "$x") || strings.HasPrefix(name, "$d"))
+}
+
+// isLabel reports names that the assembler made up or that the compiler meant
+// to vanish.
+func isLabel(name string) bool { return name == "" || strings.HasPrefix(name, ".L") }
+
+func (s *side) add(p *piece) *piece {
+	p.id = len(s.pieces)
+	s.pieces = append(s.pieces, p)
+	if p.sec > 0 {
+		sec := s.f.Sections[p.sec]
+		p.live = isLive(sec)
+		p.tls = sec.Flags&elf.SHF_TLS != 0
+		p.bss = sec.Type == elf.SHT_NOBITS
+		s.secs[p.sec].pieces = append(s.secs[p.sec].pieces, p)
+	}
+	if p.sym != 0 {
+		p.name = s.f.Symbols[p.sym].Name
+	} else if p.sec > 0 {
+		p.name = fmt.Sprintf("%s+%#x", s.f.Sections[p.sec].Name, p.off)
+	}
+	for _, i := range p.syms {
+		s.bySym[i] = p
+	}
+	return p
+}
+
+// cutCode makes a piece of each function of a section. Names inside a function
+// are further entries of it. What lies between functions and is no filler
+// becomes a piece without a name.
+func (s *side) cutCode(i int) {
+	sec, names := s.f.Sections[i], s.secs[i].names
+	at := uint64(0)
+	for k := 0; k < len(names); {
+		first := &s.f.Symbols[names[k]]
+		if isLabel(first.Name) && first.Type == elf.STT_NOTYPE {
+			k++
+			continue
+		}
+		p := &piece{sec: i, off: first.Value, kind: function, sym: names[k]}
+		end := min(first.Value+first.Size, sec.Size)
+		if end < first.Value {
+			end = sec.Size
+		}
+		if first.Size == 0 {
+			end = s.nextName(i, k)
+		}
+		for ; k < len(names); k++ {
+			sym := &s.f.Symbols[names[k]]
+			if sym.Value >= end && sym.Value != first.Value {
+				break
+			}
+			p.syms = append(p.syms, names[k])
+			if sym.Type == elf.STT_FUNC && sym.Size <= sec.Size-sym.Value {
+				end = max(end, sym.Value+sym.Size)
+			}
+		}
+		s.fillGap(i, at, p.off)
+		p.size = end - p.off
+		s.add(p)
+		at = end
+	}
+	s.fillGap(i, at, sec.Size)
+}
+
+// nextName is where the next named place of a section begins.
+func (s *side) nextName(i, k int) uint64 {
+	v := s.f.Symbols[s.secs[i].names[k]].Value
+	for _, n := range s.secs[i].names[k+1:] {
+		if sym := &s.f.Symbols[n]; sym.Value > v && !isLabel(sym.Name) {
+			return sym.Value
+		}
+	}
+	return s.f.Sections[i].Size
+}
+
+func (s *side) fillGap(i int, from, to uint64) {
+	if from < to && !isFiller(s.f.Machine, s.f.Sections[i].Data[from:to]) {
+		s.add(&piece{sec: i, off: from, size: to - from, kind: function})
+	}
+}
+
+// addCommons makes a piece of each common symbol: a variable that the linker
+// will place.
+func (s *side) addCommons() {
+	for i, sym := range s.f.Symbols {
+		if sym.Section == elfpatch.Common {
+			s.add(&piece{size: sym.Size, kind: variable, live: true, bss: true, sym: i, syms: []int{i}})
+		}
+	}
+}
+
+// cutData makes a piece of each variable of a section. In what is left between
+// them, a piece begins wherever something refers to.
+func (s *side) cutData(i int) {
+	sec, names := s.f.Sections[i], s.secs[i].names
+	cuts := s.secs[i].cuts
+	slices.Sort(cuts)
+	cuts = slices.Compact(cuts)
+	at := uint64(0)
+	for k := 0; k < len(names); {
+		first := &s.f.Symbols[names[k]]
+		if isLabel(first.Name) || first.Size == 0 && first.Bind == elf.STB_LOCAL && first.Type == elf.STT_NOTYPE {
+			k++
+			continue
+		}
+		p := &piece{sec: i, off: first.Value, kind: variable, sym: names[k]}
+		end := min(first.Value+first.Size, sec.Size)
+		if end < first.Value {
+			end = sec.Size
+		}
+		if first.Size == 0 && first.Type == elf.STT_NOTYPE {
+			end = s.nextName(i, k)
+		}
+		for ; k < len(names); k++ {
+			sym := &s.f.Symbols[names[k]]
+			if sym.Value >= end && sym.Value != first.Value {
+				break
+			}
+			p.syms = append(p.syms, names[k])
+			if sym.Size <= sec.Size-sym.Value {
+				end = max(end, sym.Value+sym.Size)
+			}
+		}
+		cuts = s.cutGap(i, at, p.off, cuts)
+		p.size = end - p.off
+		s.add(p)
+		at = end
+		for len(cuts) > 0 && cuts[0] < at {
+			cuts = cuts[1:]
+		}
+	}
+	s.cutGap(i, at, sec.Size, cuts)
+}
+
+// cutGap makes pieces of what lies between two named ones and returns the
+// places that are left.
+func (s *side) cutGap(i int, from, to uint64, cuts []uint64) []uint64 {
+	n := 0
+	for n < len(cuts) && cuts[n] < to {
+		n++
+	}
+	rest := cuts[n:]
+	if n > 0 && !isLive(s.f.Sections[i]) && !s.isPadding(i, from, cuts[0]) {
+		s.add(&piece{sec: i, off: from, size: cuts[0] - from, kind: literal})
+	}
+	for k, c := range cuts[:n] {
+		end := to
+		if k+1 < n {
+			end = cuts[k+1]
+		}
+		if c == from && from > 0 && s.empty(i, c, to) {
+			continue // the end of what lies before
+		}
+		s.add(&piece{sec: i, off: c, size: end - c, kind: literal})
+	}
+	return rest
+}
+
+// empty reports whether a stretch of a section is only filler: zeros that no
+// relocation changes.
+func (s *side) empty(i int, from, to uint64) bool {
+	rels := s.secs[i].rels
+	k, _ := slices.BinarySearchFunc(rels, from, func(r elfpatch.Rela, off uint64) int { return cmp.Compare(r.Offset, off) })
+	if k < len(rels) && rels[k].Offset < to {
+		return false
+	}
+	return s.f.Sections[i].Data == nil || isZero(s.f.Sections[i].Data[from:to])
+}
+
+func isZero(b []byte) bool {
+	for _, c := range b {
+		if c != 0 {
+			return false
+		}
+	}
+	return true
+}
+
+// cutPool makes a piece of each string or constant of a section that the
+// linker merges.
+func (s *side) cutPool(i int) {
+	sec := s.f.Sections[i]
+	step := sec.EntSize
+	for off := uint64(0); off < sec.Size; {
+		end := off + step
+		if sec.Flags&elf.SHF_STRINGS != 0 {
+			for end <= sec.Size && !isZero(sec.Data[end-step:end]) {
+				end += step
+			}
+		}
+		end = min(end, sec.Size)
+		s.add(&piece{sec: i, off: off, size: end - off, kind: literal})
+		off = end
+	}
+	for _, n := range s.secs[i].names {
+		if p := s.at(i, s.f.Symbols[n].Value); p != nil {
+			s.bySym[n] = p
+		}
+	}
+}
+
+// at returns the piece that a place of a section belongs to: the one that
+// covers it, else the one before it, else the first one; nil if there is none.
+func (s *side) at(i int, off uint64) *piece {
+	all := s.secs[i].pieces
+	k, ok := slices.BinarySearchFunc(all, off, func(p *piece, off uint64) int { return cmp.Compare(p.off, off) })
+	switch {
+	case ok:
+		return all[k]
+	case k > 0:
+		return all[k-1]
+	case len(all) > 0:
+		return all[0]
+	}
+	return nil
+}
+
+// data returns the contents of a piece, nil if they are zeros.
+func (s *side) data(p *piece) []byte {
+	if p.bss {
+		return nil
+	}
+	return s.f.Sections[p.sec].Data[p.off : p.off+p.size]
+}
+
+// symbol returns the symbol of a piece.
+func (s *side) symbol(p *piece) *elfpatch.Symbol { return &s.f.Symbols[p.sym] }
+
+// isStatic reports whether only this object can name the piece.
+func (s *side) isStatic(p *piece) bool { return p.sym == 0 || s.symbol(p).Bind == elf.STB_LOCAL }

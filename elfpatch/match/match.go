@@ -1,0 +1,173 @@
+// Package match proves that functions of a relocatable object are the code of
+// a linked image, byte for byte apart from what linking changes, and learns
+// from the linked fields where the object's symbols went, static ones included,
+// also in a stripped image. It never guesses: when two answers fit, or when two
+// sources disagree, it refuses.
+package match
+
+import (
+	"bytes"
+	"debug/elf"
+	"fmt"
+
+	"livepatch/elfpatch"
+	"livepatch/internal/refusal"
+)
+
+// Use is a way in which a relocated field names a symbol. What the linker
+// writes depends on it: a call may go to a PLT stub while a pointer holds the
+// entry itself.
+type Use uint8
+
+const (
+	Address   Use = iota // the address of the symbol
+	Branch               // where calls and jumps to it go: its entry, or a PLT stub
+	Slot                 // the GOT entry that holds its address at run time
+	TPOffset             // a thread-local variable: offset from the thread pointer (signed)
+	TPSlot               // the GOT entry that holds TPOffset
+	DTPOffset            // offset in the module's own thread-local block
+	TLSPair              // the two GOT words (module, offset) of the general dynamic model
+	TLSModule            // the two GOT words of the local dynamic model, one for all symbols
+	TLSDesc              // the two GOT words of a TLS descriptor
+	CallSlot             // a word to call through; before the first call it may lead to the dynamic loader
+	numUses
+)
+
+var useNames = [numUses]string{
+	"address", "branch target", "GOT entry", "thread-pointer offset", "GOT entry of the thread-pointer offset",
+	"offset in the thread-local block", "GOT pair", "GOT pair of the module", "TLS descriptor", "PLT word",
+}
+
+func (u Use) String() string {
+	if u < numUses {
+		return useNames[u]
+	}
+	return fmt.Sprintf("use %d", uint8(u))
+}
+
+// Found says how an address was found.
+type Found string
+
+const (
+	BySymbol    Found = "symbol"    // .symtab of the target
+	ByDynSymbol Found = "dynsym"    // its dynamic symbols
+	ByDebug     Found = "debug"     // .symtab of the separate debug file
+	ByReference Found = "reference" // a field of code already proven
+	BySearch    Found = "search"    // the only place in the text that holds these bytes
+)
+
+// Options of Prove.
+type Options struct {
+	Object string // name of the before object in refusals
+	Target string // name of the target in refusals
+}
+
+// Func is one proven function.
+type Func struct {
+	Symbol int    // in the before object
+	Name   string // as the before object spells it
+	Addr   uint64 // in the target, link-time
+	Size   uint64
+	Found  Found
+	Extra  []Range // its outlined parts (".cold"), as far as its own branches lead to them
+}
+
+// Range is a stretch of the target's text.
+type Range struct{ Addr, Size uint64 }
+
+// Place is one thing known about a symbol.
+type Place struct {
+	Value uint64 // address, or offset as two's complement
+	Found string // a Found, or the first field that showed it: "function+0x12"
+	Uses  int    // fields of proven code that agree, 0 when only a symbol table says so
+}
+
+// Resolved is everything known about a symbol of the before object.
+type Resolved map[Use]Place
+
+// Proof is the answer of Prove.
+type Proof struct {
+	Funcs []Func // in the order asked for
+	p     *prover
+}
+
+// Prove shows for each of the functions, given as symbol indices of orig, that
+// the target holds its code, and where. target and debug (which may be nil)
+// are one linked file and its separate debug file. The error is a refusal.List
+// with every function that could not be proven, a *elfpatch.FormatError, or
+// says that the files cannot be compared at all.
+func Prove(orig *elfpatch.File, funcs []int, target, debug *elfpatch.File, opt Options) (*Proof, error) {
+	p, err := newProver(orig, target, debug, opt)
+	if err != nil {
+		return nil, err
+	}
+	for _, sym := range funcs {
+		f, err := p.obj.function(sym)
+		if err != nil {
+			return nil, err
+		}
+		if f == nil {
+			name := fmt.Sprintf("symbol %d", sym)
+			if sym > 0 && sym < len(orig.Symbols) {
+				name = orig.Symbols[sym].Name
+			}
+			p.refuse(refusal.Unsupported, name, "is not a function that the object defines")
+			continue
+		}
+		p.want(f, true)
+	}
+	p.settle()
+	// When several places fit, other functions of the object may decide.
+	if p.undecided() {
+		p.helpAll()
+		p.settle()
+	}
+	p.refuseFolded()
+	p.judge()
+	if err := p.refusals.Err(); err != nil {
+		return nil, err
+	}
+	// From here on each function has one address, and its fields agree with
+	// those of all others.
+	proof := &Proof{p: p}
+	for _, sym := range funcs {
+		proof.Funcs = append(proof.Funcs, p.report(p.funcs[sym]))
+	}
+	return proof, nil
+}
+
+// checkKinds refuses files that cannot be an object and an image of it.
+func checkKinds(orig, target, debug *elfpatch.File) error {
+	switch {
+	case orig.Type != elf.ET_REL:
+		return fmt.Errorf("match: the before object is not relocatable (%v)", orig.Type)
+	case target.Type != elf.ET_EXEC && target.Type != elf.ET_DYN:
+		return fmt.Errorf("match: the target is neither executable nor shared library (%v)", target.Type)
+	case orig.Machine != target.Machine:
+		return fmt.Errorf("match: object and target are for different machines (%v, %v)", orig.Machine, target.Machine)
+	case orig.Machine != elf.EM_X86_64 && orig.Machine != elf.EM_AARCH64:
+		return fmt.Errorf("match: machine %v is not supported", orig.Machine)
+	case debug != nil && debug.Machine != target.Machine:
+		return fmt.Errorf("match: debug file and target are for different machines (%v, %v)", debug.Machine, target.Machine)
+	case debug != nil:
+		return sameBuild(target, debug)
+	}
+	return nil
+}
+
+// sameBuild refuses the debug file of another build, whose symbols would be
+// wrong everywhere.
+func sameBuild(target, debug *elfpatch.File) error {
+	a, err := target.BuildID()
+	if err != nil {
+		return err
+	}
+	b, err := debug.BuildID()
+	if err != nil {
+		return err
+	}
+	if !bytes.Equal(a, b) {
+		return fmt.Errorf("match: the debug file has build-id %x, the target %x", b, a)
+	}
+	return nil
+}

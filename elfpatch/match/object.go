@@ -1,0 +1,168 @@
+package match
+
+import (
+	"cmp"
+	"debug/elf"
+	"fmt"
+	"slices"
+	"strings"
+
+	"livepatch/elfpatch"
+)
+
+// object is the before object with what compare needs of it at hand.
+type object struct {
+	f     *elfpatch.File
+	rels  map[int][]elfpatch.Rela // by section, sorted by offset
+	funcs map[int]*function       // by symbol
+	file  string                  // of its STT_FILE symbol, when there is exactly one
+
+	bySection map[int][]int // named symbols, made by inSection
+}
+
+// function is one function of the object.
+type function struct {
+	sym    int
+	name   string
+	sec    *elfpatch.Section
+	off    uint64 // in sec
+	size   uint64
+	code   []byte          // its bytes in sec
+	rels   []elfpatch.Rela // those inside it, offsets from its start
+	local  bool            // not visible outside the linked file
+	wanted bool            // a changed function, not just a witness
+
+	state   state
+	addr    uint64
+	found   Found
+	fits    []fit // places whose bytes are equal
+	nearest *miss // the best place that is not
+	asked   bool  // places were looked for
+	many    bool  // more fit than were kept, or too little evidence
+}
+
+type state uint8
+
+const (
+	open   state = iota
+	proven       // addr holds its code
+	failed       // no place does
+)
+
+func newObject(f *elfpatch.File) *object {
+	o := &object{f: f, rels: map[int][]elfpatch.Rela{}, funcs: map[int]*function{}}
+	files := 0
+	for _, s := range f.Symbols {
+		if s.Type == elf.STT_FILE && s.Name != "" {
+			o.file = s.Name
+			files++
+		}
+	}
+	if files != 1 {
+		o.file = ""
+	}
+	return o
+}
+
+// relocations returns those of section i, sorted.
+func (o *object) relocations(i int) ([]elfpatch.Rela, error) {
+	if r, ok := o.rels[i]; ok {
+		return r, nil
+	}
+	r, err := o.f.Relocations(o.f.Sections[i])
+	if err != nil {
+		return nil, err
+	}
+	byOffset := func(a, b elfpatch.Rela) int { return cmp.Compare(a.Offset, b.Offset) }
+	if !slices.IsSortedFunc(r, byOffset) {
+		r = slices.Clone(r)
+		slices.SortStableFunc(r, byOffset)
+	}
+	o.rels[i] = r
+	return r, nil
+}
+
+// defined returns the section that symbol i stands in, nil when there is none.
+func (o *object) defined(i int) *elfpatch.Section {
+	if i <= 0 || i >= len(o.f.Symbols) {
+		return nil
+	}
+	if s := o.f.Symbols[i].Section; s > 0 && s < len(o.f.Sections) {
+		return o.f.Sections[s]
+	}
+	return nil
+}
+
+// function describes the function of symbol i; nil when it is none.
+func (o *object) function(i int) (*function, error) {
+	if f, ok := o.funcs[i]; ok {
+		return f, nil
+	}
+	sec := o.defined(i)
+	if sec == nil || sec.Flags&elf.SHF_EXECINSTR == 0 || sec.Data == nil {
+		return nil, nil
+	}
+	s := o.f.Symbols[i]
+	if s.Type != elf.STT_FUNC && s.Type != elf.STT_NOTYPE {
+		return nil, nil
+	}
+	size := s.Size
+	if size == 0 {
+		size = o.gap(s.Section, s.Value)
+	}
+	if s.Value > uint64(len(sec.Data)) || size > uint64(len(sec.Data))-s.Value {
+		return nil, &elfpatch.FormatError{Where: "symbol " + s.Name, Text: fmt.Sprintf("extends past section %s", sec.Name)}
+	}
+	if size == 0 {
+		return nil, nil
+	}
+	rels, err := o.relocations(s.Section)
+	if err != nil {
+		return nil, err
+	}
+	f := &function{
+		sym: i, name: s.Name, sec: sec, off: s.Value, size: size,
+		code: sec.Data[s.Value : s.Value+size], local: isLocal(s),
+	}
+	lo, _ := slices.BinarySearchFunc(rels, f.off, func(r elfpatch.Rela, off uint64) int { return cmp.Compare(r.Offset, off) })
+	for _, r := range rels[lo:] {
+		if r.Offset >= f.off+size {
+			break
+		}
+		r.Offset -= f.off
+		f.rels = append(f.rels, r)
+	}
+	o.funcs[i] = f
+	return f, nil
+}
+
+// gap is the distance from an offset to the next symbol of the section, or to
+// its end: the extent of a function that assembly left without a size.
+func (o *object) gap(sec int, off uint64) uint64 {
+	end := o.f.Sections[sec].Size
+	for _, s := range o.f.Symbols {
+		if s.Section == sec && s.Value > off && s.Value < end && (s.Type == elf.STT_FUNC || s.Type == elf.STT_NOTYPE) && !isMapping(s.Name) {
+			end = s.Value
+		}
+	}
+	return end - min(off, end)
+}
+
+// isMapping reports the arm64 mapping symbols ($x, $d, "$x.1", …).
+func isMapping(name string) bool {
+	return strings.HasPrefix(name, "$x") || strings.HasPrefix(name, "$d")
+}
+
+// isLocal reports whether a symbol is invisible outside the linked file, so
+// that no other definition can take its place.
+func isLocal(s elfpatch.Symbol) bool {
+	if s.Bind == elf.STB_LOCAL {
+		return true
+	}
+	v := elf.SymVis(s.Other & 3)
+	return v == elf.STV_HIDDEN || v == elf.STV_INTERNAL
+}
+
+// pieces reports a section whose contents the linker takes apart and merges
+// with those of other objects, so that it has no single address.
+func pieces(s *elfpatch.Section) bool { return s.Flags&elf.SHF_MERGE != 0 }

@@ -1,0 +1,231 @@
+// Package build makes a package from before and after objects and the files
+// that they are linked into. It is a pure function of its inputs: the same
+// inputs give the same bytes, on any system.
+package build
+
+import (
+	"debug/elf"
+	"errors"
+	"fmt"
+
+	"livepatch/elfpatch"
+	"livepatch/elfpatch/diff"
+	"livepatch/elfpatch/match"
+	"livepatch/internal/pack"
+	"livepatch/internal/pobj"
+	"livepatch/internal/refusal"
+	"livepatch/manifest"
+)
+
+// Inputs are everything that a package is made from.
+type Inputs struct {
+	Name     string // of the patch
+	Version  string // of livepatch, recorded in the manifest
+	Dispatch string // how functions are redirected: "" or Direct
+	Targets  []Target
+}
+
+// Direct redirects each function with a jump of its own.
+const Direct = "direct"
+
+// Target is one linked file and the pairs of objects that changed in it.
+type Target struct {
+	Name  string // base name of the file
+	File  *elfpatch.File
+	Debug *elfpatch.File // its separate debug file, nil without
+	Pairs []Pair
+}
+
+// Pair is one object before and after the change.
+type Pair struct {
+	OrigName, PatchedName string // base names, for messages
+	Orig, Patched         *elfpatch.File
+}
+
+// ErrNothingToPatch says that no pair has a changed function.
+var ErrNothingToPatch = errors.New("nothing to patch: no function differs")
+
+// Create makes the package. The error is ErrNothingToPatch, a refusal.List with
+// every reason found, or says which input cannot be read.
+func Create(in Inputs) (*pack.Package, error) {
+	if err := checkInputs(in); err != nil {
+		return nil, err
+	}
+	p := &pack.Package{
+		Manifest: &manifest.Manifest{
+			Format: manifest.Format, Name: in.Name,
+			Tool: manifest.Tool{Name: "livepatch", Version: in.Version},
+		},
+		Members: map[string][]byte{},
+	}
+	var refusals refusal.List
+	for _, t := range in.Targets {
+		member := fmt.Sprintf("payload/%d.o", len(p.Manifest.Targets))
+		entry, payload, err := createTarget(t, member)
+		var list refusal.List
+		switch {
+		case errors.As(err, &list):
+			refusals = append(refusals, list...)
+			continue
+		case err != nil:
+			return nil, fmt.Errorf("%s: %w", t.Name, err)
+		case entry == nil:
+			continue // nothing changed in it
+		}
+		p.Manifest.Targets = append(p.Manifest.Targets, *entry)
+		p.Members[member] = payload
+	}
+	if err := refusals.Err(); err != nil {
+		return nil, err
+	}
+	if len(p.Manifest.Targets) == 0 {
+		return nil, ErrNothingToPatch
+	}
+	if err := p.Manifest.Validate(); err != nil {
+		return nil, fmt.Errorf("make the manifest: %w", err)
+	}
+	return p, nil
+}
+
+// createTarget is the pipeline for one target. Refusals of a step are kept, and
+// the next steps go on with what is left, so that one run names every reason.
+func createTarget(t Target, member string) (*manifest.Target, []byte, error) {
+	s := &steps{target: t}
+
+	// Compare: from here on every function and variable of each pair is the
+	// same, changed, new or removed, and what cannot be patched at all is known.
+	if err := s.compare(); err != nil {
+		return nil, nil, err
+	}
+	if s.changed() == 0 {
+		return nil, nil, s.refusals.Err()
+	}
+
+	// Prove: from here on each changed function has exactly one address in the
+	// target, where its code stands byte for byte as the before object has it.
+	if err := s.prove(); err != nil {
+		return nil, nil, err
+	}
+
+	// Cut: from here on what is loaded is separate from what is only compared,
+	// and every name that crosses the border is an external.
+	if err := s.cut(); err != nil {
+		return nil, nil, err
+	}
+
+	// Find, Plan: from here on each changed function has a patch site, and the
+	// bytes that redirect it are known but for the addresses of the run.
+	if err := s.plan(); err != nil {
+		return nil, nil, err
+	}
+
+	// All that can be said against the patch before linking has been said.
+	if err := s.refusals.Err(); err != nil {
+		return nil, nil, err
+	}
+
+	// Link: from here on every external has a definite owner: an address or GOT
+	// entry of the target, or a name that the loader looks up.
+	linked, err := pobj.Link(t.File.Machine, s.parts)
+	if err != nil {
+		return nil, nil, err
+	}
+
+	// Manifest: the contract with the loader; it repeats nothing that the
+	// payload says, and the payload's undefined symbols are its imports.
+	entry, err := s.describe(member, linked)
+	if err != nil {
+		return nil, nil, err
+	}
+	return entry, linked.Object, nil
+}
+
+// steps is what the pipeline knows about one target.
+type steps struct {
+	target   Target
+	pairs    []*pairSteps
+	parts    []pobj.Part
+	plans    []planned
+	refusals refusal.List
+}
+
+// pairSteps is what it knows about one pair.
+type pairSteps struct {
+	Pair
+	delta *diff.Delta
+	proof *match.Proof
+	cut   *diff.Cut
+}
+
+// note keeps the refusals in err; other errors are returned.
+func (s *steps) note(err error) error {
+	var list refusal.List
+	var one refusal.Refusal
+	switch {
+	case errors.As(err, &list):
+		s.refusals = append(s.refusals, list...)
+		return nil
+	case errors.As(err, &one):
+		s.refusals = append(s.refusals, one)
+		return nil
+	}
+	return err
+}
+
+func (s *steps) changed() (n int) {
+	for _, p := range s.pairs {
+		n += len(p.changed())
+	}
+	return n
+}
+
+// changed returns the symbols of the changed functions in the before object.
+// An outlined part is replaced with the function that it is a part of.
+func (p *pairSteps) changed() (syms []int) {
+	for _, f := range p.delta.Funcs {
+		if f.Status == diff.Changed && f.Parent == 0 {
+			syms = append(syms, f.Orig)
+		}
+	}
+	return syms
+}
+
+// adds reports whether the after object has names that others may use and the
+// before object had not, or kept to itself.
+func (p *pairSteps) adds() bool {
+	found := false
+	p.eachPatched(func(orig, patched int) {
+		found = found || p.Patched.Symbols[patched].Bind != elf.STB_LOCAL && (orig == 0 || p.Orig.Symbols[orig].Bind == elf.STB_LOCAL)
+	})
+	return found
+}
+
+// eachPatched calls fn with every named function and variable of the after
+// object and its twin in the before object, 0 if it is new.
+func (p *pairSteps) eachPatched(fn func(orig, patched int)) {
+	for _, f := range p.delta.Funcs {
+		if f.Patched != 0 {
+			fn(f.Orig, f.Patched)
+		}
+	}
+	for _, d := range p.delta.Data {
+		if d.Patched != 0 {
+			fn(d.Orig, d.Patched)
+		}
+	}
+}
+
+func checkInputs(in Inputs) error {
+	if in.Dispatch != "" && in.Dispatch != Direct {
+		return fmt.Errorf("dispatch %q is not known", in.Dispatch)
+	}
+	if len(in.Targets) == 0 {
+		return errors.New("no target")
+	}
+	for _, t := range in.Targets {
+		if len(t.Pairs) == 0 {
+			return fmt.Errorf("%s: no pair of objects", t.Name)
+		}
+	}
+	return nil
+}

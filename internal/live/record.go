@@ -1,0 +1,217 @@
+package live
+
+import (
+	"bytes"
+	"encoding/binary"
+	"fmt"
+	"hash/crc32"
+	"io"
+)
+
+// The record in memory, little-endian:
+//
+//	0   16  magic
+//	16   4  format version
+//	20   1  state
+//	21   3  zero
+//	24   4  length of the body
+//	28   4  CRC-32 (IEEE) of the body
+//	32   …  body: base, bias, three sizes (8 bytes each); digest (32); name,
+//	        target, build-id; functions; writes. Byte strings and lists start
+//	        with their length in 4 bytes.
+//
+// The state is outside the checksum: it changes alone.
+const (
+	magic         = "\x7fLIVEPATCH\x00\xd1\x9e\x5c\x0a\x01"
+	recordVersion = 1
+	headerSize    = 32
+	stateOffset   = 20
+
+	// StateOffset is the place of the state byte in a record.
+	StateOffset = stateOffset
+
+	// MaxRecord bounds the bytes of a record.
+	MaxRecord = 64 << 20
+)
+
+var le = binary.LittleEndian
+
+// Encode returns the bytes of the record. Its length depends on names and
+// counts only, not on addresses.
+func (r *Record) Encode() []byte {
+	b := make([]byte, headerSize, headerSize+256)
+	copy(b, magic)
+	le.PutUint32(b[16:], recordVersion)
+	b[stateOffset] = byte(r.State)
+	for _, v := range []uint64{r.Base, r.Bias, r.Sizes[0], r.Sizes[1], r.Sizes[2]} {
+		b = le.AppendUint64(b, v)
+	}
+	b = append(b, r.Digest[:]...)
+	for _, s := range [][]byte{[]byte(r.Name), []byte(r.Target), r.BuildID} {
+		b = appendBytes(b, s)
+	}
+	b = le.AppendUint32(b, uint32(len(r.Functions)))
+	for _, f := range r.Functions {
+		b = appendBytes(b, []byte(f.Name))
+		for _, v := range []uint64{f.Old, f.OldSize, f.New, f.NewSize} {
+			b = le.AppendUint64(b, v)
+		}
+	}
+	b = le.AppendUint32(b, uint32(len(r.Writes)))
+	for _, w := range r.Writes {
+		b = le.AppendUint32(b, uint32(w.Function))
+		b = le.AppendUint64(b, w.Addr)
+		b = appendBytes(b, w.Old)
+		b = appendBytes(b, w.New)
+	}
+	le.PutUint32(b[24:], uint32(len(b)-headerSize))
+	le.PutUint32(b[28:], crc32.ChecksumIEEE(b[headerSize:]))
+	return b
+}
+
+func appendBytes(b, s []byte) []byte {
+	return append(le.AppendUint32(b, uint32(len(s))), s...)
+}
+
+// Decode reads a record from the start of b.
+func Decode(b []byte) (*Record, error) {
+	n, err := bodyLength(b)
+	if err != nil {
+		return nil, err
+	}
+	if uint64(len(b)-headerSize) < uint64(n) {
+		return nil, fmt.Errorf("patch record: body of %d bytes, %d are there", n, len(b)-headerSize)
+	}
+	body := b[headerSize : headerSize+int(n)]
+	if sum := crc32.ChecksumIEEE(body); sum != le.Uint32(b[28:]) {
+		return nil, fmt.Errorf("patch record: checksum %#x, not %#x", sum, le.Uint32(b[28:]))
+	}
+	d := decoder{b: body}
+	r := &Record{State: State(b[stateOffset])}
+	if !r.State.Known() {
+		return nil, fmt.Errorf("patch record: %v is unknown", r.State)
+	}
+	r.Base, r.Bias = d.u64(), d.u64()
+	for i := range r.Sizes {
+		r.Sizes[i] = d.u64()
+	}
+	copy(r.Digest[:], d.take(len(r.Digest)))
+	r.Name, r.Target, r.BuildID = string(d.bytes()), string(d.bytes()), d.bytes()
+	const leastFunction, leastWrite = 36, 20
+	for range d.count(leastFunction) {
+		r.Functions = append(r.Functions, Function{string(d.bytes()), d.u64(), d.u64(), d.u64(), d.u64()})
+	}
+	for range d.count(leastWrite) {
+		r.Writes = append(r.Writes, Write{int(d.u32()), d.u64(), d.bytes(), d.bytes()})
+	}
+	if d.short || len(d.b) != 0 {
+		return nil, fmt.Errorf("patch record: the body is cut short or too long")
+	}
+	return r, r.check()
+}
+
+// bodyLength reads the fixed header.
+func bodyLength(b []byte) (uint32, error) {
+	switch {
+	case len(b) < headerSize || string(b[:16]) != magic:
+		return 0, fmt.Errorf("patch record: no magic")
+	case le.Uint32(b[16:]) != recordVersion:
+		return 0, fmt.Errorf("patch record: version %d, this program knows %d", le.Uint32(b[16:]), recordVersion)
+	case le.Uint32(b[24:]) > MaxRecord:
+		return 0, fmt.Errorf("patch record: body of %d bytes", le.Uint32(b[24:]))
+	}
+	return le.Uint32(b[24:]), nil
+}
+
+// check refuses what would make the arithmetic of its users wrap.
+func (r *Record) check() error {
+	at := r.Base
+	for _, n := range r.Sizes {
+		if n > 1<<40 || at+n < at {
+			return fmt.Errorf("patch record: %#x bytes at %#x", n, at)
+		}
+		at += n
+	}
+	for _, f := range r.Functions {
+		if f.Old+f.OldSize < f.Old || f.New+f.NewSize < f.New {
+			return fmt.Errorf("patch record: function %.60q wraps around", f.Name)
+		}
+	}
+	for i, w := range r.Writes {
+		if w.Function < 0 || w.Function >= len(r.Functions) || len(w.Old) != len(w.New) || w.Addr+uint64(len(w.Old)) < w.Addr {
+			return fmt.Errorf("patch record: write %d contradicts itself", i)
+		}
+	}
+	return nil
+}
+
+// decoder takes values off a body; after the first that is not there it
+// returns zeros and remembers.
+type decoder struct {
+	b     []byte
+	short bool
+}
+
+func (d *decoder) take(n int) []byte {
+	if n < 0 || n > len(d.b) {
+		d.short, d.b = true, nil
+		return nil
+	}
+	s := d.b[:n]
+	d.b = d.b[n:]
+	return s
+}
+
+func (d *decoder) u32() uint32 {
+	if s := d.take(4); s != nil {
+		return le.Uint32(s)
+	}
+	return 0
+}
+
+func (d *decoder) u64() uint64 {
+	if s := d.take(8); s != nil {
+		return le.Uint64(s)
+	}
+	return 0
+}
+
+func (d *decoder) bytes() []byte { return bytes.Clone(d.take(int(d.u32()))) }
+
+// count reads the length of a list whose entries have at least the given size.
+func (d *decoder) count(least int) int {
+	n := uint64(d.u32())
+	if n*uint64(least) > uint64(len(d.b)) {
+		d.short, d.b = true, nil
+		return 0
+	}
+	return int(n)
+}
+
+// Find reads every record that starts a page of the given extents of memory
+// and says of itself that it is there. Damaged ones are passed over: the
+// memory of a target may hold anything.
+func Find(mem io.ReaderAt, extents [][2]uint64) []*Record {
+	const page = 4096
+	var list []*Record
+	var head [headerSize]byte
+	for _, e := range extents {
+		for at := e[0]; at < e[1] && e[1]-at >= page; at += page {
+			if n, _ := mem.ReadAt(head[:], int64(at)); n != len(head) {
+				continue
+			}
+			n, err := bodyLength(head[:])
+			if err != nil || uint64(n)+headerSize > e[1]-at {
+				continue
+			}
+			b := make([]byte, headerSize+int(n))
+			if got, _ := mem.ReadAt(b, int64(at)); got != len(b) {
+				continue
+			}
+			if r, err := Decode(b); err == nil && r.Base == at {
+				list = append(list, r)
+			}
+		}
+	}
+	return list
+}

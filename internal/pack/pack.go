@@ -1,0 +1,119 @@
+// Package pack writes and reads the package file: a POSIX ustar archive with
+// exactly one encoding per content. Its members are manifest.json, the payloads
+// in the order of the manifest, and digest, the SHA-256 of every byte before
+// the header of digest. Times are zero, owners and modes fixed. Nothing that
+// differs from what Write would write is accepted, so that a package is either
+// byte for byte what was built or refused.
+package pack
+
+import (
+	"archive/tar"
+	"bytes"
+	"crypto/sha256"
+	"encoding/hex"
+	"fmt"
+	"slices"
+
+	"livepatch/manifest"
+)
+
+const (
+	manifestMember = "manifest.json"
+	digestMember   = "digest"
+
+	block      = 512
+	trailer    = 2 * block // zeros at the end of an archive
+	digestTail = block + block + trailer
+
+	// MaxManifest and MaxPackage are the most bytes that are read or written.
+	MaxManifest = 16 << 20
+	MaxPackage  = 256 << 20
+)
+
+// Package is a manifest and the members that it names.
+type Package struct {
+	Manifest *manifest.Manifest
+	Members  map[string][]byte // by the member names of the payloads
+}
+
+// Digest is the digest that the last member of a package file states, in
+// hexadecimal. b must be what Write wrote or Read accepted.
+func Digest(b []byte) string {
+	sum := sha256.Sum256(b[:max(0, len(b)-digestTail)])
+	return hex.EncodeToString(sum[:])
+}
+
+// Write returns the bytes of the package file. The members must be exactly
+// those that the manifest names, of the size and SHA-256 it states.
+func Write(p *Package) ([]byte, error) {
+	text, err := manifest.Encode(p.Manifest)
+	if err != nil {
+		return nil, fmt.Errorf("write package: %w", err)
+	}
+	if len(text) > MaxManifest {
+		return nil, fmt.Errorf("write package: manifest has %d bytes, more than %d", len(text), MaxManifest)
+	}
+	if err := p.checkMembers(); err != nil {
+		return nil, fmt.Errorf("write package: %w", err)
+	}
+	var out bytes.Buffer
+	w := tar.NewWriter(&out)
+	if err := add(w, manifestMember, text); err != nil {
+		return nil, err
+	}
+	for _, t := range p.Manifest.Targets {
+		if err := add(w, t.Payload.Member, p.Members[t.Payload.Member]); err != nil {
+			return nil, err
+		}
+	}
+	if err := w.Flush(); err != nil {
+		return nil, fmt.Errorf("write package: %w", err)
+	}
+	if err := add(w, digestMember, digestText(out.Bytes())); err != nil {
+		return nil, err
+	}
+	if err := w.Close(); err != nil {
+		return nil, fmt.Errorf("write package: %w", err)
+	}
+	if out.Len() > MaxPackage {
+		return nil, fmt.Errorf("write package: it would have %d bytes, more than %d", out.Len(), MaxPackage)
+	}
+	return out.Bytes(), nil
+}
+
+func digestText(b []byte) []byte {
+	sum := sha256.Sum256(b)
+	return fmt.Appendf(nil, "sha256 %x\n", sum)
+}
+
+func add(w *tar.Writer, name string, data []byte) error {
+	h := &tar.Header{Format: tar.FormatUSTAR, Typeflag: tar.TypeReg, Name: name, Mode: 0o644, Size: int64(len(data))}
+	if err := w.WriteHeader(h); err != nil {
+		return fmt.Errorf("write package: member %s: %w", name, err)
+	}
+	if _, err := w.Write(data); err != nil {
+		return fmt.Errorf("write package: member %s: %w", name, err)
+	}
+	return nil
+}
+
+// checkMembers compares the members with what the manifest says of them.
+func (p *Package) checkMembers() error {
+	for i := range p.Manifest.Targets {
+		pl := &p.Manifest.Targets[i].Payload
+		data, ok := p.Members[pl.Member]
+		if !ok {
+			return fmt.Errorf("member %s is missing", pl.Member)
+		}
+		if int64(len(data)) != pl.Size {
+			return fmt.Errorf("member %s has %d bytes, not %d as the manifest says", pl.Member, len(data), pl.Size)
+		}
+		if sum := sha256.Sum256(data); !slices.Equal(sum[:], pl.SHA256) {
+			return fmt.Errorf("member %s has SHA-256 %x, not %s as the manifest says", pl.Member, sum, pl.SHA256)
+		}
+	}
+	if have, want := len(p.Members), len(p.Manifest.Targets); have != want {
+		return fmt.Errorf("%d members for %d payloads", have, want)
+	}
+	return nil
+}

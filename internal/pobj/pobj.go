@@ -1,0 +1,109 @@
+// Package pobj makes the payload of a process target: one relocatable object
+// with the replacement functions of all its before and after pairs. The loader
+// only lays out its sections, looks up its undefined symbols and applies its
+// relocations; everything that needs a linker's judgement is done here: which
+// PLT stub, GOT entry or thread-local offset of the target a field uses, and
+// stubs and GOT entries of the patch's own where the target has none.
+package pobj
+
+import (
+	"debug/elf"
+	"fmt"
+
+	"livepatch/elfpatch"
+	"livepatch/elfpatch/match"
+	"livepatch/internal/refusal"
+	"livepatch/manifest"
+)
+
+// Part is the object cut from one pair.
+type Part struct {
+	Name      string // base name of the object, for refusals
+	Object    *elfpatch.File
+	Keep      []int // symbols whose names the payload keeps if it can: the replacements
+	Externals []External
+}
+
+// External is what is known about one undefined symbol of a part.
+type External struct {
+	Symbol int    // in the part's Object
+	Name   string // as the source spells it
+	Known  match.Resolved
+	// Dynamic says that the symbol can be looked up by name in the files that the
+	// process has loaded, where what is known of the target does not do.
+	Dynamic bool
+}
+
+// Linked is the payload and what it needs.
+type Linked struct {
+	Object  []byte
+	Imports []manifest.Import // in the order of the payload's symbol table
+	Names   []map[int]string  // per part: names in the payload of the defined symbols
+	Shared  []Shared
+}
+
+// Shared is one address of the target that the payload uses.
+type Shared struct {
+	Part, External int // indices
+	Symbol         string
+	Value          uint64
+	TLS            bool
+}
+
+// MaxAlign is the largest alignment of a section: that of the pages that the
+// loader maps.
+const MaxAlign = 4096
+
+// MaxSize bounds the payload.
+const MaxSize = manifest.MaxPayload
+
+// The sections of a payload, in order.
+type area int
+
+const (
+	text area = iota
+	rodata
+	data
+	bss
+	got
+	areas
+	dropped area = -1
+)
+
+var areaSections = [areas]elfpatch.Section{
+	text:   {Name: ".text", Type: elf.SHT_PROGBITS, Flags: elf.SHF_ALLOC | elf.SHF_EXECINSTR},
+	rodata: {Name: ".rodata", Type: elf.SHT_PROGBITS, Flags: elf.SHF_ALLOC},
+	data:   {Name: ".data", Type: elf.SHT_PROGBITS, Flags: elf.SHF_ALLOC | elf.SHF_WRITE},
+	bss:    {Name: ".bss", Type: elf.SHT_NOBITS, Flags: elf.SHF_ALLOC | elf.SHF_WRITE},
+	got:    {Name: ".livepatch.got", Type: elf.SHT_PROGBITS, Flags: elf.SHF_ALLOC},
+}
+
+// Link joins the parts. The error is a refusal.List when a part needs what a
+// payload cannot have.
+func Link(m elf.Machine, parts []Part) (*Linked, error) {
+	l := newLinker(m, len(parts))
+	// The replacements get the plain names.
+	for i := range parts {
+		l.place(i, &parts[i])
+	}
+	for i := range parts {
+		l.nameKept(i, &parts[i])
+	}
+	l.defineGlobals(parts)
+	for i := range parts {
+		if err := l.relocate(i, &parts[i]); err != nil {
+			return nil, fmt.Errorf("link %s: %w", parts[i].Name, err)
+		}
+	}
+	if err := l.refusals.Err(); err != nil {
+		return nil, err
+	}
+	obj, err := l.object()
+	if err != nil {
+		return nil, err
+	}
+	if len(obj) > MaxSize {
+		return nil, refusal.List{refusal.New(refusal.Unsupported, "", "the payload would have %d bytes, more than %d", len(obj), MaxSize)}
+	}
+	return &Linked{Object: obj, Imports: l.imports, Names: l.names, Shared: l.shared}, nil
+}

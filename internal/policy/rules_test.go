@@ -1,0 +1,71 @@
+package policy
+
+// module is the name of the module whose tree this is.
+const module = "livepatch"
+
+// imports says what each package may import from this module and from other
+// modules. A package without a line fails. The table is the architecture: a
+// new line in it needs a reason in ARCHITECTURE.md, not a broken build.
+var imports = map[string][]string{
+	"disasm":           {"golang.org/x/arch/arm64/arm64asm", "golang.org/x/arch/x86/x86asm"},
+	"docs":             {},
+	"elfpatch":         {},
+	"elfpatch/diff":    {"disasm", "elfpatch", "internal/refusal"},
+	"elfpatch/match":   {"disasm", "elfpatch", "internal/refusal"},
+	"fentry":           {"disasm", "elfpatch", "trampoline"},
+	"trampoline":       {},
+	"manifest":         {},
+	"internal/refusal": {},
+	"internal/pack":    {"internal/refusal", "manifest"},
+	"internal/pobj":    {"elfpatch", "elfpatch/match", "internal/refusal", "manifest"},
+	"internal/check":   {"disasm", "elfpatch", "internal/pack", "internal/refusal", "manifest", "trampoline"},
+	"internal/build": {"elfpatch", "elfpatch/diff", "elfpatch/match", "fentry", "internal/check", "internal/pack",
+		"internal/pobj", "internal/refusal", "manifest", "trampoline"},
+	"internal/resolve": {"elfpatch"},
+	"internal/live":    {},
+	"internal/policy":  {},
+	"test":             {},
+
+	"internal/testkit": {},
+
+	"internal/image": {"elfpatch", "golang.org/x/sys/unix"},
+	"internal/demo":  {"elfpatch", "internal/build", "internal/pack", "internal/process"},
+	"internal/process": {"elfpatch", "internal/live", "internal/pack", "internal/refusal", "internal/resolve",
+		"manifest", "trampoline", "golang.org/x/sys/unix"},
+	"cmd/livepatch": {"docs", "elfpatch", "elfpatch/diff", "fentry", "internal/build", "internal/check", "internal/demo",
+		"internal/image", "internal/live", "internal/pack", "internal/process", "internal/refusal", "manifest",
+		"github.com/ianlancetaylor/demangle", "github.com/urfave/cli/v2", "golang.org/x/term"},
+}
+
+// machine lists the packages that may touch the machine. All others are pure
+// functions of their inputs, and build and give the same answer everywhere.
+var machine = []string{"cmd/livepatch", "internal/demo", "internal/image", "internal/process", "internal/testkit"}
+
+// impure lists packages of the standard library that only machine packages
+// may import: they read or change the machine, or answer differently on
+// another one.
+var impure = []string{
+	"io/ioutil", "log", "log/slog", "math/rand", "math/rand/v2", "net", "net/http", "os", "os/exec",
+	"os/signal", "os/user", "path/filepath", "plugin", "runtime", "runtime/debug", "syscall", "time", "unsafe",
+}
+
+// The sizes beyond which a file or function needs a reason.
+const (
+	maxFile   = 600 // lines
+	maxFunc   = 90  // lines
+	maxParams = 5
+	maxReadme = 150 // lines
+)
+
+// long lists the files and functions ("file: function") that are larger than
+// that, and why.
+var long = map[string]string{
+	"elfpatch/version.go: walk":     "a list of records: where it is, how many, their size, and where each says how far the next is",
+	"elfpatch/reloc.go: ApplyReloc": "the six values of a relocation, in the order of the ABI's formulas",
+}
+
+// state lists the package variables ("directory: name") that are neither
+// constants, tables nor error values, and why they have to be.
+var state = map[string]string{
+	"disasm: arm64asmLock": "golang.org/x/arch/arm64/arm64asm writes a package variable while it decodes",
+}

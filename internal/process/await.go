@@ -1,0 +1,98 @@
+//go:build linux && amd64
+
+package process
+
+import (
+	"errors"
+	"time"
+
+	"golang.org/x/sys/unix"
+)
+
+// maxAwaited bounds the threads that are watched for their return.
+const maxAwaited = 64
+
+// awaitReturn watches threads that wait in calls with a restart block until the
+// first one returns to user mode, by itself, and takes that. It returns nil if
+// none does before the deadline. Only the one taken stays seized.
+func (p *proc) awaitReturn(tids []int, deadline time.Time) (*thread, error) {
+	p.threads = nil
+	for _, tid := range tids[:min(len(tids), maxAwaited)] {
+		t, err := p.seizeThread(tid)
+		if err != nil {
+			p.release()
+			return nil, err
+		}
+		if t == nil {
+			continue
+		}
+		p.threads = append(p.threads, t)
+		if err := p.watch(t, deadline); err != nil {
+			p.drop(t)
+			_ = t.detach()
+		}
+	}
+	for len(p.threads) > 0 && time.Now().Before(deadline) {
+		for _, t := range p.threads {
+			switch ok, err := p.returned(t); {
+			case errors.Is(err, errGone):
+				p.drop(t)
+			case err != nil:
+				p.release()
+				return nil, err
+			case ok:
+				p.drop(t)
+				p.release()
+				p.threads = []*thread{t}
+				return t, nil
+			default:
+				continue
+			}
+			break // the list has changed
+		}
+		ts := unix.NsecToTimespec(int64(stopPoll))
+		unix.Nanosleep(&ts, nil)
+	}
+	p.release()
+	return nil, nil
+}
+
+// watch stops a thread and lets it run to its next system call stop.
+func (p *proc) watch(t *thread, deadline time.Time) error {
+	if err := p.standStill(t, deadline); err != nil {
+		return err
+	}
+	return t.resume(unix.PTRACE_SYSCALL, 0)
+}
+
+// returned looks whether a watched thread has come to the end of its call.
+func (p *proc) returned(t *thread) (bool, error) {
+	var ws unix.WaitStatus
+	got, err := unix.Wait4(t.tid, &ws, unix.WNOHANG|unix.WALL, nil)
+	switch {
+	case err == unix.EINTR, err == nil && got == 0:
+		return false, nil
+	case err != nil, ws.Exited(), ws.Signaled():
+		return false, errGone
+	}
+	t.stopped = true
+	signal := 0
+	switch s := ws.StopSignal(); {
+	case int(ws)>>16 == unix.PTRACE_EVENT_EXEC:
+		return false, errExec
+	case s == unix.SIGTRAP|traceSyscall:
+		if err := t.getRegs(); err != nil {
+			return false, err
+		}
+		// At the entry the result is ENOSYS; a call that is to be restarted
+		// is not over.
+		entry := int64(t.regs.Rax) == -int64(unix.ENOSYS)
+		if v := int64(t.regs.Rax); !entry && (v > errRestartSys || v < errRestartBlock) && p.suitable(t) == nil {
+			return true, nil
+		}
+	case int(ws)>>16 == unix.PTRACE_EVENT_STOP:
+	default:
+		signal = int(s)
+	}
+	return false, t.resume(unix.PTRACE_SYSCALL, signal)
+}

@@ -1,0 +1,176 @@
+//go:build linux && amd64
+
+package process
+
+import (
+	"bytes"
+	"errors"
+	"fmt"
+	"time"
+
+	"livepatch/internal/live"
+	"livepatch/internal/refusal"
+	"livepatch/internal/resolve"
+)
+
+// A checker looks through the threads of a stopped process for code that must
+// not be in use.
+type checker struct {
+	p      *proc
+	ranges *live.Ranges
+	all    bool // look through all writable memory
+	limit  time.Time
+	buf    []byte
+}
+
+// A foreignError says that a thread runs on a stack that is not its own.
+type foreignError struct {
+	pid, tid int
+	rsp      uint64
+	why      string
+}
+
+func (e *foreignError) Error() string { return fmt.Sprintf("thread %d %s", e.tid, e.reason()) }
+
+func (e *foreignError) reason() string {
+	return fmt.Sprintf("has its stack pointer at %#x, %s", e.rsp, e.why)
+}
+
+const notOwnStack = "outside its own stack (a signal stack or a coroutine)"
+
+// threads reads every register set and looks through every stack. It returns a
+// *BusyError for a thread inside of a range, a *foreignError for a stack that
+// cannot be told from other memory.
+func (c *checker) threads() error {
+	// What was mapped when the target still ran may have changed.
+	if err := c.p.readMaps(); err != nil {
+		return err
+	}
+	if c.buf == nil {
+		c.buf = make([]byte, 256<<10)
+	}
+	for _, t := range c.p.threads {
+		if err := c.thread(t); err != nil {
+			return err
+		}
+	}
+	if c.all {
+		return c.memory()
+	}
+	return nil
+}
+
+func (c *checker) busy(t *thread, h live.Hit) error {
+	return &BusyError{PID: c.p.pid, Thread: t.tid, Hit: &h}
+}
+
+func (c *checker) thread(t *thread) error {
+	if err := t.getRegs(); err != nil {
+		if errors.Is(err, errGone) {
+			return nil
+		}
+		return err
+	}
+	h, inside, err := c.stepOut(t, c.limit)
+	switch {
+	case errors.Is(err, errGone):
+		return nil
+	case inside:
+		return c.busy(t, h)
+	case err != nil:
+		return err
+	}
+	for _, v := range t.regs.general() {
+		if h, ok := c.ranges.Word(v); ok {
+			return c.busy(t, h)
+		}
+	}
+	start, end, err := c.stack(t)
+	if err != nil {
+		return err
+	}
+	return c.scan(start, end, func(h live.Hit, _ uint64) error { return c.busy(t, h) })
+}
+
+// stack returns the part of a thread's stack that is in use, red zone
+// included, to the end of its mapping. The stack of the main thread is the
+// kernel's; that of another lies below its thread control block, to which
+// fs_base points, in the same mapping.
+func (c *checker) stack(t *thread) (start, end uint64, err error) {
+	rsp := t.regs.Rsp
+	m := resolve.Find(c.p.maps, rsp)
+	if m == nil || !m.Write {
+		return 0, 0, &foreignError{c.p.pid, t.tid, rsp, "where no writable memory is"}
+	}
+	own := m.Path == "[stack]"
+	if t.tid != c.p.pid {
+		own = t.regs.FsBase > rsp && m.Contains(t.regs.FsBase)
+	}
+	if !own && !c.all {
+		return 0, 0, &foreignError{c.p.pid, t.tid, rsp, notOwnStack}
+	}
+	return max(m.Start, rsp-redZone) &^ 7, m.End, nil
+}
+
+// memory looks through all private writable memory.
+func (c *checker) memory() error {
+	for i := range c.p.maps {
+		m := &c.p.maps[i]
+		if !m.Write || !m.Read || m.Shared {
+			continue
+		}
+		err := c.scan(m.Start, m.End, func(h live.Hit, at uint64) error {
+			return &BusyError{PID: c.p.pid, Reason: fmt.Sprintf("holds an address in %v in its memory at %#x", h, at)}
+		})
+		if err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// scan looks at every word from start to end.
+func (c *checker) scan(start, end uint64, found func(h live.Hit, at uint64) error) error {
+	for at := start; at < end; {
+		n := min(uint64(len(c.buf)), end-at)
+		if err := c.p.readMem(c.buf[:n], at); err != nil {
+			return err
+		}
+		if h, off, ok := c.ranges.Words(c.buf[:n]); ok {
+			return found(h, at+uint64(off))
+		}
+		at += n
+	}
+	return nil
+}
+
+// sites compares what stands at the places of writes with what must be there.
+func (p *proc) sites(list []live.Write, names []live.Function, want func(w *live.Write) []byte) refusal.List {
+	var bad refusal.List
+	for i := range list {
+		w := &list[i]
+		expected := want(w)
+		have := make([]byte, len(expected))
+		where := fmt.Sprintf("process %d: %s", p.pid, names[w.Function].Name)
+		if err := p.readMem(have, w.Addr); err != nil {
+			bad = append(bad, refusal.New(refusal.SiteChanged, where, "the site at %#x cannot be read", w.Addr))
+			continue
+		}
+		if !bytes.Equal(have, expected) {
+			bad = append(bad, refusal.New(refusal.SiteChanged, where, "%s", siteDiffers(have, expected, w.Addr)))
+		}
+	}
+	return bad
+}
+
+const int3 = 0xcc
+
+// siteDiffers says what is wrong with a site.
+func siteDiffers(have, expected []byte, addr uint64) string {
+	for i, b := range have {
+		if b == int3 && expected[i] != int3 {
+			return fmt.Sprintf("%#x holds a breakpoint", addr+uint64(i))
+		}
+	}
+	return fmt.Sprintf("%#x holds %x, not %x", addr, have, expected)
+}

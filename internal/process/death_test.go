@@ -1,0 +1,122 @@
+//go:build linux && amd64
+
+package process
+
+import (
+	"fmt"
+	"os"
+	"strconv"
+	"strings"
+	"testing"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"livepatch/internal/pack"
+)
+
+// TestMain is a loader that dies at a step if the environment says so.
+func TestMain(m *testing.M) {
+	if step := os.Getenv("LIVEPATCH_DIE_AT"); step != "" {
+		dieAt(step)
+	}
+	os.Exit(m.Run())
+}
+
+// dieAt applies or reverts a package and is killed when the n-th step of a name is reached.
+func dieAt(step string) {
+	name, count, _ := strings.Cut(step, ":")
+	n, _ := strconv.Atoi(count)
+	pid, _ := strconv.Atoi(os.Getenv("LIVEPATCH_PID"))
+	b, err := os.ReadFile(os.Getenv("LIVEPATCH_PACKAGE"))
+	if err != nil {
+		fmt.Println(err)
+		os.Exit(1)
+	}
+	pkg, err := pack.Read(b)
+	if err != nil {
+		fmt.Println(err)
+		os.Exit(1)
+	}
+	opt := Options{hook: func(at string) {
+		if at != name {
+			return
+		}
+		if n--; n == 0 {
+			_ = unix.Kill(os.Getpid(), unix.SIGKILL)
+			select {}
+		}
+	}}
+	if os.Getenv("LIVEPATCH_REVERT") != "" {
+		_, err = Revert(pid, pkg.Manifest.Name, opt)
+	} else {
+		_, err = Apply([]int{pid}, pkg, opt)
+	}
+	fmt.Println("survived:", err)
+	os.Exit(1)
+}
+
+// tell asks keeper.c through its signal.
+func (r *running) tell() (answer, counter, wrong int) {
+	r.t.Helper()
+	must(r.t, r.cmd.Process.Signal(unix.SIGUSR1))
+	_, err := fmt.Sscan(r.line(), &answer, &counter, &wrong)
+	must(r.t, err)
+	return answer, counter, wrong
+}
+
+func keeper(t *testing.T) (string, *pack.Package) {
+	target := compile(t, "keeper", "-Wno-unused-result", "keeper.c", "-lm")
+	return target, handMade(t, "fix", target, compile(t, "fix.o", "-c", "-fPIE", "imports_fix.c"), replaced{old: "answer", new: "answer_new"})
+}
+
+func TestRegistersSurvive(t *testing.T) {
+	target, pkg := keeper(t)
+	s := start(t, target)
+	for i := range 50 {
+		pkg.Manifest.Name = fmt.Sprintf("fix%d", i)
+		_, err := Apply([]int{s.pid}, pkg, Options{})
+		must(t, err)
+		if a, _, wrong := s.tell(); a != 1001 || wrong != 0 {
+			t.Fatalf("answer %d, wrong %d", a, wrong)
+		}
+		_, err = Revert(s.pid, pkg.Manifest.Name, Options{})
+		must(t, err)
+	}
+	if a, n, wrong := s.tell(); a != 2 || n != 50 || wrong != 0 {
+		t.Errorf("answer %d, counter %d, wrong %d", a, n, wrong)
+	}
+}
+
+// The loader is killed at every step of an injected system call. The target
+// goes on as if nothing had been, and a second loader does the work.
+func TestLoaderDies(t *testing.T) {
+	target, pkg := keeper(t)
+	steps := []string{"frame:1", "registers:1", "sigreturn:1", "stopped:1"}
+	for i := 1; i <= 3; i++ {
+		for _, s := range []string{"call", "entry", "exit"} {
+			steps = append(steps, fmt.Sprintf("%s:%d", s, i))
+		}
+	}
+	for _, step := range steps {
+		t.Run(step, func(t *testing.T) {
+			s := start(t, target)
+			before := text(t, s.pid)
+			killedAt(t, s, pkg, step)
+			for range 5 {
+				if a, _, wrong := s.tell(); a != 2 || wrong != 0 {
+					t.Fatalf("answer %d, wrong %d after the loader's death", a, wrong)
+				}
+				time.Sleep(2 * time.Millisecond) // it looks at its registers some dozen times
+			}
+			if text(t, s.pid) != before {
+				t.Error("executable pages have changed")
+			}
+			_, err := Apply([]int{s.pid}, pkg, Options{})
+			must(t, err)
+			if a, _, wrong := s.tell(); a != 1001 || wrong != 0 {
+				t.Errorf("answer %d, wrong %d", a, wrong)
+			}
+		})
+	}
+}

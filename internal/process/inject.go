@@ -1,0 +1,432 @@
+//go:build linux && amd64
+
+package process
+
+import (
+	"encoding/binary"
+	"errors"
+	"fmt"
+	"os"
+	"slices"
+	"strconv"
+	"strings"
+	"syscall"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"livepatch/internal/resolve"
+)
+
+// injection is a thread that is made to run system calls. See frame.go for how
+// it gets back.
+type injection struct {
+	p        *proc
+	t        *thread
+	gadgets  gadgets
+	saved    registers // with which it shall go on
+	state    []byte    // its extended state
+	mask     uint64    // its signal mask
+	frame    uint64    // address of the signal frame
+	deadline time.Time
+	opt      *Options
+}
+
+var (
+	errRestart    = errors.New("it waits in a system call that must not be disturbed")
+	errUnsuitable = errors.New("it is at a place where it must not be disturbed")
+)
+
+// withThread stops one thread, lets run make system calls in it, and lets the
+// thread go on where it was. Threads that wait in calls with a restart block
+// are passed over; if all do, the first to return from its call is taken.
+func (p *proc) withThread(deadline time.Time, opt *Options, run func(*injection) error) error {
+	g, err := p.findGadgets()
+	if err != nil {
+		return p.orEnded(err)
+	}
+	var waiting []int
+	tried := 0
+	var busy error = &BusyError{PID: p.pid, Reason: "has no thread that can run a system call"}
+	for _, tid := range p.ranked() {
+		t, err := p.seizeThread(tid)
+		if err != nil {
+			return err
+		}
+		if t == nil {
+			continue
+		}
+		tried++
+		p.threads = []*thread{t}
+		err = p.standStill(t, deadline)
+		if err == nil {
+			err = p.suitable(t)
+		}
+		switch {
+		case err == nil:
+			return p.inject(t, g, deadline, opt, run)
+		case errors.Is(err, errExec):
+			p.release()
+			return fmt.Errorf("process %d: %w", p.pid, err)
+		case errors.Is(err, errRestart):
+			waiting = append(waiting, tid)
+		case errors.As(err, new(*foreignError)):
+			busy = err
+		case errors.Is(err, errGone):
+			tried--
+		default:
+			busy = cannotCall(p.pid, tid, err)
+		}
+		p.release()
+		if time.Now().After(deadline) {
+			break
+		}
+	}
+	t, err := p.awaitReturn(waiting, deadline)
+	switch {
+	case errors.Is(err, errExec):
+		return fmt.Errorf("process %d: %w", p.pid, err)
+	case err != nil:
+		return err
+	case t == nil && len(waiting) > 0 && len(waiting) == tried:
+		return &BusyError{PID: p.pid, Reason: allWait, Advice: "give a --timeout that is longer than their waits"}
+	case t == nil && len(waiting) > 0:
+		return cannotCall(p.pid, waiting[0], errRestart)
+	case t == nil && tried == 0:
+		return p.orEnded(busy)
+	case t == nil:
+		return busy
+	}
+	return p.inject(t, g, deadline, opt, run)
+}
+
+const allWait = "has no thread that can map memory for the patch: all wait in calls with a time limit " +
+	"(nanosleep, poll, futex), which must not be cut short, and none has returned"
+
+// orEnded is err, unless the process has ended.
+func (p *proc) orEnded(err error) error {
+	if gone := p.same(); gone != nil {
+		return gone
+	}
+	return err
+}
+
+func cannotCall(pid, tid int, why error) error {
+	return &BusyError{PID: pid, Thread: tid, Reason: "cannot run a system call: " + why.Error()}
+}
+
+// standStill stops a thread at a place between signals.
+func (p *proc) standStill(t *thread, deadline time.Time) error {
+	if err := t.interrupt(); err != nil {
+		return err
+	}
+	for {
+		if err := t.waitStop(deadline); err != nil {
+			return err
+		}
+		if t.signal == 0 {
+			return nil
+		}
+		// The signal is delivered first; the interruption is still to come.
+		signal := t.signal
+		t.signal = 0
+		if err := t.resume(unix.PTRACE_CONT, signal); err != nil {
+			return err
+		}
+	}
+}
+
+// ranked lists the threads, those first that suffer least from a stop: running
+// ones, then those in calls that the kernel starts again by itself, then those
+// whose calls would return EINTR, and last those with a restart block.
+func (p *proc) ranked() []int {
+	tids, err := p.tids()
+	if err != nil {
+		return nil
+	}
+	rank := make(map[int]int, len(tids))
+	for _, tid := range tids {
+		rank[tid] = p.rank(tid)
+	}
+	slices.SortFunc(tids, func(a, b int) int {
+		if rank[a] != rank[b] {
+			return rank[a] - rank[b]
+		}
+		return a - b
+	})
+	return tids
+}
+
+// What a thread suffers from a stop.
+const (
+	rankRunning = iota
+	rankRestarts
+	rankInterrupted
+	rankUnknown
+	rankLate
+	rankSeccomp
+)
+
+func (p *proc) rank(tid int) int {
+	if s, err := p.threadStatus(tid); p.options&suspendSeccomp == 0 && err == nil && s.seccomp != 0 {
+		return rankSeccomp
+	}
+	b, err := os.ReadFile(p.path("task/" + strconv.Itoa(tid) + "/syscall"))
+	if err != nil {
+		return rankUnknown
+	}
+	word, _, _ := strings.Cut(string(b), " ")
+	nr, err := strconv.Atoi(strings.TrimSpace(word))
+	if err != nil {
+		return rankRunning
+	}
+	switch nr {
+	case unix.SYS_NANOSLEEP, unix.SYS_CLOCK_NANOSLEEP, unix.SYS_POLL, unix.SYS_FUTEX, unix.SYS_RESTART_SYSCALL:
+		return rankLate
+	case unix.SYS_EPOLL_WAIT, unix.SYS_EPOLL_PWAIT, unix.SYS_EPOLL_PWAIT2, unix.SYS_SEMOP, unix.SYS_SEMTIMEDOP,
+		unix.SYS_RT_SIGTIMEDWAIT, unix.SYS_RECVFROM, unix.SYS_RECVMSG:
+		return rankInterrupted
+	}
+	return rankRestarts
+}
+
+// suitable reports whether a stopped thread can run a system call.
+func (p *proc) suitable(t *thread) error {
+	if err := t.getRegs(); err != nil {
+		return err
+	}
+	if t.regs.inRestartBlock() {
+		return errRestart
+	}
+	if t.regs.Cs != cs64 {
+		return fmt.Errorf("it runs 32-bit code")
+	}
+	if s, err := p.threadStatus(t.tid); err == nil && s.seccomp != 0 && p.options&suspendSeccomp == 0 {
+		return fmt.Errorf("it is under seccomp")
+	}
+	if p.inCriticalSection(t) {
+		return errUnsuitable
+	}
+	return p.roomOnStack(t)
+}
+
+// inCriticalSection reports whether the thread is inside a restartable sequence
+// (rseq(2)): coming back from a signal frame would not restart it.
+func (p *proc) inCriticalSection(t *thread) bool {
+	area := t.rseqArea()
+	if area == 0 {
+		return false
+	}
+	var word [8]byte
+	if p.readMem(word[:], area+8) != nil {
+		return true
+	}
+	cs := binary.LittleEndian.Uint64(word[:])
+	if cs == 0 {
+		return false
+	}
+	var desc [32]byte // version, flags, start, length, abort
+	if p.readMem(desc[:], cs) != nil {
+		return true
+	}
+	start, length := binary.LittleEndian.Uint64(desc[8:]), binary.LittleEndian.Uint64(desc[16:])
+	return t.regs.Rip-start < length
+}
+
+// roomOnStack reports whether the frame fits below the stack pointer, on a
+// stack that certainly ends there: that of the main thread, or one whose lower
+// neighbour is not accessible.
+func (p *proc) roomOnStack(t *thread) error {
+	const need = maxXstate + 1024
+	if err := p.readMaps(); err != nil {
+		return err
+	}
+	m := resolve.Find(p.maps, t.regs.Rsp)
+	if m == nil || !m.Write || t.regs.Rsp-m.Start < need {
+		return fmt.Errorf("its stack has no room")
+	}
+	if m.Path == "[stack]" {
+		return nil
+	}
+	below := resolve.Find(p.maps, m.Start-1)
+	if below != nil && below.Read || !m.Contains(t.regs.FsBase) || t.regs.FsBase < t.regs.Rsp {
+		return &foreignError{p.pid, t.tid, t.regs.Rsp, notOwnStack}
+	}
+	return nil
+}
+
+// inject builds the frame, lets run make its calls and brings the thread back.
+func (p *proc) inject(t *thread, g gadgets, deadline time.Time, opt *Options, run func(*injection) error) (err error) {
+	defer p.release()
+	defer func() {
+		if errors.Is(err, errGone) {
+			err = p.lost()
+		}
+	}()
+	if err := p.same(); err != nil {
+		return err // the gadgets may be elsewhere
+	}
+	in := &injection{p: p, t: t, gadgets: g, deadline: deadline, opt: opt, saved: t.regs.restarted()}
+	if in.state, err = t.xstate(); err != nil {
+		return err
+	}
+	if in.mask, err = t.sigmask(); err != nil {
+		return err
+	}
+	restore, err := p.placeGadgets(g, t)
+	if err != nil {
+		return err
+	}
+	if err := in.begin(); err != nil {
+		return errors.Join(err, in.abandon(), restore())
+	}
+	if err := run(in); err != nil {
+		return errors.Join(err, in.end(), restore())
+	}
+	return errors.Join(in.end(), restore())
+}
+
+// begin writes the frame and moves the thread to the system call instruction.
+// From here on it finds its way back alone.
+func (in *injection) begin() error {
+	addr, frame, err := signalFrame(&in.saved, in.state, in.mask, in.gadgets.sigreturn, xsaveFeatures())
+	if err != nil {
+		return err
+	}
+	in.frame = addr
+	if err := in.p.writeMem(frame, addr, in.t); err != nil {
+		return err
+	}
+	in.opt.at("frame")
+	// First the registers, then the mask: a thread that goes on with all
+	// signals blocked must have the frame before it that unblocks them.
+	r := in.registers(unix.SYS_GETPID)
+	if err := in.t.setRegs(&r); err != nil {
+		return err
+	}
+	in.opt.at("registers")
+	return in.t.setSigmask(^uint64(0))
+}
+
+// registers are those of a thread that is about to make a system call.
+func (in *injection) registers(nr uint64, args ...uint64) registers {
+	r := in.saved
+	r.Rip, r.Rsp, r.Rax, r.OrigRax = in.gadgets.syscall, in.frame, nr, ^uint64(0)
+	r.Eflags &^= flagTrap | flagDirection
+	for i, to := range []*uint64{&r.Rdi, &r.Rsi, &r.Rdx, &r.R10, &r.R8, &r.R9} {
+		if i < len(args) {
+			*to = args[i]
+		}
+	}
+	return r
+}
+
+// call makes one system call. The error is the call's syscall.Errno, or what
+// kept the call from being made.
+func (in *injection) call(nr uint64, args ...uint64) (uint64, error) {
+	r := in.registers(nr, args...)
+	if err := in.t.setRegs(&r); err != nil {
+		return 0, err
+	}
+	in.opt.at("call")
+	if err := in.toSyscallStop(); err != nil {
+		return 0, err
+	}
+	in.opt.at("entry")
+	if err := in.toSyscallStop(); err != nil {
+		return 0, err
+	}
+	in.opt.at("exit")
+	if err := in.t.getRegs(); err != nil {
+		return 0, err
+	}
+	if v := int64(in.t.regs.Rax); v < 0 && v > -4096 {
+		return 0, syscall.Errno(-v)
+	}
+	return in.t.regs.Rax, nil
+}
+
+// toSyscallStop runs the thread to the next entry to or exit from a system
+// call. Everything is blocked but SIGSTOP and what the thread's own
+// instructions raise.
+func (in *injection) toSyscallStop() error {
+	for {
+		if err := in.t.resume(unix.PTRACE_SYSCALL, 0); err != nil {
+			return err
+		}
+		ws, err := in.t.wait(in.deadline)
+		if err != nil {
+			return fmt.Errorf("thread %d in an injected system call: %w", in.t.tid, err)
+		}
+		in.t.stopped = true
+		switch s := ws.StopSignal(); {
+		case s == unix.SIGTRAP|traceSyscall:
+			return nil
+		case int(ws)>>16 == unix.PTRACE_EVENT_STOP:
+		case s == unix.SIGSTOP:
+			in.t.signal = int(s) // once more when it is let go
+		default:
+			return fmt.Errorf("thread %d in an injected system call: unexpected signal %d", in.t.tid, s)
+		}
+	}
+}
+
+// end lets the thread return through the frame and checks that it is what it
+// was before.
+func (in *injection) end() error {
+	err := in.toSyscallStop()
+	if err == nil {
+		if err = in.t.getRegs(); err == nil && in.t.regs.OrigRax != sysRtSigreturn {
+			err = fmt.Errorf("thread %d: made system call %d on its way back", in.t.tid, int64(in.t.regs.OrigRax))
+		}
+	}
+	in.opt.at("sigreturn")
+	if err == nil {
+		err = in.toSyscallStop()
+	}
+	if errors.Is(err, errGone) {
+		return err
+	}
+	if err == nil {
+		err = in.verify()
+	}
+	if err != nil {
+		return errors.Join(err, in.abandon())
+	}
+	return nil
+}
+
+func (in *injection) verify() error {
+	if err := in.t.getRegs(); err != nil {
+		return err
+	}
+	have := in.t.regs
+	have.OrigRax = in.saved.OrigRax
+	if have != in.saved {
+		return fmt.Errorf("thread %d: came back with other registers", in.t.tid)
+	}
+	state, err := in.t.xstate()
+	if err != nil {
+		return err
+	}
+	if !sameState(state, in.state) {
+		return fmt.Errorf("thread %d: came back with other vector registers", in.t.tid)
+	}
+	mask, err := in.t.sigmask()
+	if err == nil && mask != in.mask {
+		err = fmt.Errorf("thread %d: came back with another signal mask", in.t.tid)
+	}
+	return err
+}
+
+// abandon puts registers and mask back by hand. A thread that still runs is
+// left to its frame.
+func (in *injection) abandon() error {
+	if !in.t.stopped {
+		return nil
+	}
+	if err := in.t.setRegs(&in.saved); err != nil {
+		return err
+	}
+	return in.t.setSigmask(in.mask)
+}

@@ -1,0 +1,348 @@
+//go:build linux && amd64
+
+package process
+
+import (
+	"bytes"
+	"crypto/sha256"
+	"debug/elf"
+	"encoding/hex"
+	"errors"
+	"fmt"
+
+	"livepatch/elfpatch"
+	"livepatch/internal/live"
+	"livepatch/internal/pack"
+	"livepatch/internal/refusal"
+	"livepatch/internal/resolve"
+	"livepatch/manifest"
+	"livepatch/trampoline"
+)
+
+// installation is the patch of one image of one process.
+type installation struct {
+	p       *proc
+	target  *manifest.Target
+	image   *resolve.Image
+	layout  *layout
+	imports map[string]uint64
+	window  window
+	record  live.Record
+	mapped  bool
+	memory  [parts][]byte // linked for record.Base
+}
+
+// prepare finds the target of one part of a package in the process and makes
+// everything ready that does not depend on where the patch will lie. The error
+// lists every reason against it.
+func (p *proc) prepare(pkg *pack.Package, index int, digest [32]byte) (*installation, error) {
+	t := &pkg.Manifest.Targets[index]
+	if t.Machine != manifest.MachineX86 {
+		return nil, refusal.New(refusal.Unsupported, t.Name, "this loader patches x86-64 processes, and the package is for %s", t.Machine)
+	}
+	im, err := p.findImage(t)
+	if err != nil {
+		return nil, err
+	}
+	// From here on the image is the very file that the package was made for.
+	in := &installation{p: p, target: t, image: im}
+	if err := in.readPayload(pkg.Members[t.Payload.Member]); err != nil {
+		return nil, err
+	}
+	in.fillRecord(pkg.Manifest.Name, digest)
+	if in.layout, err = layOut(in.layout.obj, uint64(len(in.record.Encode()))); err != nil {
+		return nil, refusal.New(refusal.Unsupported, t.Name, "%v", err)
+	}
+	in.record.Sizes = in.layout.sizes
+	list := in.claims(pkg.Manifest.Name)
+	if len(list) == 0 {
+		list = append(list, in.bytesExpected()...)
+	}
+	list = append(list, in.resolveImports()...)
+	if len(list) > 0 {
+		return nil, list.Err()
+	}
+	// Every symbol has an address, every site its expected bytes.
+	in.window = in.layout.needs(in.sites(), in.imports)
+	if len(in.candidates()) == 0 {
+		return nil, in.outOfReach()
+	}
+	return in, nil
+}
+
+func (in *installation) where() string {
+	return fmt.Sprintf("process %d: %s", in.p.pid, in.target.Name)
+}
+
+// findImage finds the image with the target's build-id.
+func (p *proc) findImage(t *manifest.Target) (*resolve.Image, error) {
+	var found []*resolve.Image
+	var namesake *resolve.Image
+	for _, im := range p.images {
+		switch {
+		case len(t.BuildID) > 0 && bytes.Equal(im.BuildID, t.BuildID):
+			found = append(found, im)
+		case len(t.BuildID) == 0 && p.sameDigest(im, t.SHA256):
+			found = append(found, im)
+		case im.Name() == t.Name || im == p.images[0] && namesake == nil && t.Kind != manifest.KindLibrary:
+			namesake = im
+		}
+	}
+	where := fmt.Sprintf("process %d", p.pid)
+	switch {
+	case len(found) == 1:
+		if t.Machine == manifest.MachineX86 && found[0].Machine != elf.EM_X86_64 {
+			return nil, refusal.New(refusal.WrongTarget, where, "%s is mapped for %v", t.Name, found[0].Machine)
+		}
+		return found[0], nil
+	case len(found) > 1:
+		return nil, refusal.New(refusal.Unsupported, where, "%s is mapped %d times", t.Name, len(found))
+	case namesake != nil:
+		return nil, refusal.New(refusal.WrongTarget, where, "%s is %s, the package was made for %s of %s",
+			namesake.Path, p.identity(namesake), identity(t.BuildID, t.SHA256), t.Name)
+	}
+	return nil, refusal.New(refusal.WrongTarget, where, "it maps no %s that is %s", t.Name, identity(t.BuildID, t.SHA256))
+}
+
+// identity says in words what a file is known by: its build-id, or for want of
+// that the digest of what is loaded read-only.
+func identity(id, digest []byte) string {
+	if len(id) > 0 {
+		return "build " + hex.EncodeToString(id)
+	}
+	return "a build without id, SHA-256 " + hex.EncodeToString(digest)
+}
+
+func (p *proc) identity(im *resolve.Image) string {
+	if len(im.BuildID) > 0 {
+		return identity(im.BuildID, nil)
+	}
+	sum, err := im.Digest(live.Pristine(p.mem, p.patches))
+	if err != nil {
+		return "a build without id"
+	}
+	return identity(nil, sum[:])
+}
+
+func (p *proc) sameDigest(im *resolve.Image, want []byte) bool {
+	if im.BuildID != nil || len(want) == 0 {
+		return false
+	}
+	// Patches that are applied are no other file.
+	sum, err := im.Digest(live.Pristine(p.mem, p.patches))
+	return err == nil && bytes.Equal(sum[:], want)
+}
+
+// readPayload parses the object and checks what the manifest says of it.
+func (in *installation) readPayload(b []byte) error {
+	obj, err := elfpatch.Parse(b)
+	if err != nil {
+		return refusal.New(refusal.PackageDamaged, in.target.Payload.Member, "%v", err)
+	}
+	if obj.Type != elf.ET_REL || obj.Machine != elf.EM_X86_64 {
+		return refusal.New(refusal.Unsupported, in.target.Payload.Member, "it is no x86-64 object")
+	}
+	in.layout = &layout{obj: obj}
+	return nil
+}
+
+// fillRecord makes the record as far as it is known: its length is final.
+func (in *installation) fillRecord(name string, digest [32]byte) {
+	t, bias := in.target, in.image.Bias
+	in.record = live.Record{
+		State: live.Preparing, Name: name, Digest: digest,
+		Target: t.Name, BuildID: t.BuildID, Bias: bias,
+	}
+	for i := range t.Functions {
+		f := &t.Functions[i]
+		in.record.Functions = append(in.record.Functions, live.Function{
+			Name: f.Name, Old: bias + f.Address, OldSize: f.Size, NewSize: f.NewSize,
+		})
+	}
+	for i := range t.Writes {
+		w := &t.Writes[i]
+		in.record.Writes = append(in.record.Writes, live.Write{
+			Function: w.Function, Addr: bias + w.Address,
+			Old: bytes.Clone(w.Expected), New: make([]byte, w.Length),
+		})
+	}
+}
+
+// claims compares the patch with those that are applied already.
+func (in *installation) claims(name string) refusal.List {
+	var list refusal.List
+	for i := range in.p.patches {
+		r := &in.p.patches[i]
+		if !r.Active() {
+			continue
+		}
+		if r.Name == name && r.Bias == in.image.Bias {
+			if r.Interrupted() {
+				return refusal.List{refusal.New(refusal.AlreadyApplied, in.where(), "a loader of patch %s was killed when %d of %d writes were made: revert it first", name, r.Written(), len(r.Writes))}
+			}
+			return refusal.List{refusal.New(refusal.AlreadyApplied, in.where(), "patch %s is applied already", name)}
+		}
+		for _, f := range in.record.Functions {
+			if _, ok := r.Owns(f.Old, f.OldSize); ok {
+				list = append(list, refusal.New(refusal.FunctionClaimed, in.where(), "patch %s has replaced %s", r.Name, f.Name))
+			}
+		}
+	}
+	return list
+}
+
+// bytesExpected compares the whole old functions and the sites with what the
+// package was made against.
+func (in *installation) bytesExpected() refusal.List {
+	list := in.p.sites(in.record.Writes, in.record.Functions, func(w *live.Write) []byte { return w.Old })
+	if len(list) > 0 {
+		return list
+	}
+	for i := range in.target.Functions {
+		f := &in.target.Functions[i]
+		where := in.where() + ": " + f.Name
+		if !in.image.Contains(f.Address, f.Size, elf.PF_X) {
+			list = append(list, refusal.New(refusal.WrongTarget, where, "%#x, %#x bytes, is not in its code", f.Address, f.Size))
+			continue
+		}
+		body := make([]byte, f.Size)
+		if err := in.p.readMem(body, in.image.Bias+f.Address); err != nil {
+			list = append(list, refusal.New(refusal.SiteChanged, where, "it cannot be read"))
+			continue
+		}
+		if sum := sha256.Sum256(body); len(f.SHA256) > 0 && !bytes.Equal(sum[:], f.SHA256) {
+			list = append(list, refusal.New(refusal.SiteChanged, where, "its code is not what the target file holds"))
+		}
+	}
+	return list
+}
+
+// resolveImports finds the value of every import.
+func (in *installation) resolveImports() refusal.List {
+	var list refusal.List
+	in.imports = map[string]uint64{}
+	scope := resolve.NewScope(in.p.mem, in.p.images)
+	for i := range in.target.Imports {
+		im := &in.target.Imports[i]
+		switch im.Kind {
+		case manifest.ImportTarget:
+			in.imports[im.Symbol] = in.image.Bias + im.Address
+		case manifest.ImportTLSOffset:
+			if in.image != in.p.main() {
+				list = append(list, refusal.New(refusal.TLSModel, in.where(), "%s is thread-local, and only the program's own block has a fixed place", im.Symbol))
+			}
+			in.imports[im.Symbol] = uint64(im.Offset)
+		case manifest.ImportDynamic:
+			addr, err := scope.Lookup(im.Name, im.Version, im.Library)
+			if err != nil {
+				list = append(list, refusal.New(refusal.SymbolNotFound, in.where(), "%v", err))
+			}
+			in.imports[im.Symbol] = addr
+		}
+	}
+	for i := range in.target.Functions {
+		f := &in.target.Functions[i]
+		if _, size, ok := in.layout.symbol(f.Replacement, 0); !ok || size != 0 && size != f.NewSize {
+			list = append(list, refusal.New(refusal.PackageDamaged, in.target.Payload.Member, "replacement %s is missing or has another size", f.Replacement))
+		}
+	}
+	return list
+}
+
+func (p *proc) main() *resolve.Image { return resolve.Main(p.images, p.entry) }
+
+func (in *installation) sites() []uint64 {
+	var list []uint64
+	for _, w := range in.record.Writes {
+		list = append(list, w.Addr)
+	}
+	return list
+}
+
+// candidates are the addresses at which the patch could be mapped now.
+func (in *installation) candidates() []uint64 {
+	return candidates(in.p.maps, in.window, in.record.Size(), in.record.Writes[0].Addr)
+}
+
+func (in *installation) outOfReach() error {
+	return refusal.New(refusal.OutOfReach, in.where(), "no %#x free bytes within %#x to %#x", in.record.Size(), in.window.low, in.window.high)
+}
+
+// linkNearest links the patch for the nearest place that is free now.
+func (in *installation) linkNearest() error {
+	list := in.candidates()
+	if len(list) == 0 {
+		return in.outOfReach()
+	}
+	return in.link(list[0])
+}
+
+// link fixes the place of the patch: from then on every byte of it, and of the
+// writes, is final.
+func (in *installation) link(base uint64) error {
+	memory, err := in.layout.link(base, in.imports)
+	if err != nil {
+		return fmt.Errorf("%s: %w", in.where(), err)
+	}
+	in.record.Base = base
+	for i := range in.record.Functions {
+		in.record.Functions[i].New, _, _ = in.layout.symbol(in.target.Functions[i].Replacement, base)
+	}
+	for i := range in.target.Writes {
+		if err := in.fill(&in.target.Writes[i], &in.record.Writes[i]); err != nil {
+			return fmt.Errorf("%s: %w", in.where(), err)
+		}
+	}
+	copy(memory[partRead], in.record.Encode())
+	in.memory = memory
+	return nil
+}
+
+// fill puts addresses into the holes of a write.
+func (in *installation) fill(w *manifest.Write, out *live.Write) error {
+	if len(w.Holes) == 0 {
+		copy(out.New, w.Template)
+		return nil
+	}
+	tmpl := trampoline.Template{Addr: w.Address, Expected: w.Expected, Bytes: w.Template}
+	symbol := w.Holes[0].Symbol
+	for _, h := range w.Holes {
+		if h.Symbol != symbol {
+			return errors.New("a write refers to two symbols")
+		}
+		tmpl.Holes = append(tmpl.Holes, trampoline.Hole{Off: h.Offset, Kind: trampoline.HoleKind(h.Kind)})
+	}
+	addr, _, ok := in.layout.symbol(symbol, in.record.Base)
+	if !ok {
+		return fmt.Errorf("the payload lacks %s", symbol)
+	}
+	b, err := tmpl.Fill(addr, in.image.Bias)
+	copy(out.New, b)
+	return err
+}
+
+// old returns the ranges of code that no thread may be inside of when the patch
+// is applied: the old functions with their outlined parts, and whatever is
+// overwritten.
+func (in *installation) old() []live.Range {
+	var list []live.Range
+	for _, f := range in.record.Functions {
+		list = append(list, live.Range{Start: f.Old, End: f.Old + f.OldSize, Name: f.Name})
+	}
+	for i := range in.target.Functions {
+		for _, r := range in.target.Functions[i].Extra {
+			start := in.image.Bias + r.Address
+			list = append(list, live.Range{Start: start, End: start + r.Size, Name: in.target.Functions[i].Name + " (outlined)"})
+		}
+	}
+	return append(list, written(&in.record)...)
+}
+
+// written returns the places of a patch's writes.
+func written(r *live.Record) []live.Range {
+	var list []live.Range
+	for _, w := range r.Writes {
+		list = append(list, live.Range{Start: w.Addr, End: w.Addr + uint64(len(w.Old)), Name: r.Functions[w.Function].Name})
+	}
+	return list
+}

@@ -1,0 +1,173 @@
+// Package process applies patches to running processes and takes them back
+// (Linux on x86-64). Everything that can be computed is computed before a
+// thread is stopped: images are found, symbols resolved, the payload is laid
+// out and relocated, memory is mapped and filled. While all threads are stopped
+// it checks the expected bytes, looks through every stack, writes a few bytes
+// and verifies them. docs/loader.md tells the whole story.
+package process
+
+import (
+	"errors"
+	"fmt"
+	"time"
+
+	"livepatch/internal/live"
+)
+
+// Options are the knobs of Apply and Revert.
+type Options struct {
+	MaxPause   time.Duration // longest stop; 0 means DefaultMaxPause
+	Timeout    time.Duration // how long a busy target is retried; 0 means DefaultTimeout
+	DryRun     bool          // do everything but map memory and write
+	ScanMemory bool          // look through all writable memory instead of refusing coroutines
+
+	// Progress, if set, is told what is being done. It is never called while
+	// the target is stopped.
+	Progress func(what string, done, total int)
+
+	// hook, if set, is called at named steps; tests die there. fault, if set,
+	// makes the write at an address fail after its first byte; poke makes all
+	// writes go through ptrace.
+	hook  func(step string)
+	fault func(addr uint64) bool
+	poke  bool
+}
+
+// The defaults of Options.
+const (
+	DefaultMaxPause = time.Second
+	DefaultTimeout  = 10 * time.Second
+)
+
+func (o *Options) maxPause() time.Duration {
+	if o.MaxPause > 0 {
+		return o.MaxPause
+	}
+	return DefaultMaxPause
+}
+
+func (o *Options) timeout() time.Duration {
+	if o.Timeout > 0 {
+		return o.Timeout
+	}
+	return DefaultTimeout
+}
+
+func (o *Options) progress(what string, done, total int) {
+	if o.Progress != nil {
+		o.Progress(what, done, total)
+	}
+}
+
+func (o *Options) at(step string) {
+	if o.hook != nil {
+		o.hook(step)
+	}
+}
+
+// Result says what was done.
+type Result struct {
+	Patch     string    `json:"patch"`
+	Processes []Patched `json:"processes"`
+	Functions int       `json:"functions"` // of each process
+	Attempts  int       `json:"attempts"`  // stops that were needed
+	DryRun    bool      `json:"dry_run,omitempty"`
+	Pause     Pause     `json:"pause"`
+}
+
+// Patched is one process.
+type Patched struct {
+	PID     int     `json:"pid"`
+	Threads int     `json:"threads"`
+	Images  []Image `json:"images"`
+}
+
+// Image is one file of a process that was patched.
+type Image struct {
+	Target  string    `json:"target"`
+	BuildID string    `json:"build_id"`
+	Bias    uint64    `json:"bias"`
+	Base    uint64    `json:"base"` // of the patch's memory, 0 in a dry run
+	Size    uint64    `json:"size"`
+	Journal []Written `json:"journal"`
+}
+
+// Written is one write that was made, in order.
+type Written struct {
+	Function string `json:"function"`
+	Address  uint64 `json:"address"`
+	Length   int    `json:"length"`
+	Old      string `json:"old"` // hexadecimal
+	New      string `json:"new"`
+}
+
+// Pause is how long the last stop took, in nanoseconds. Total is from the
+// first request to stop to the last thread's release, so that no thread was
+// held longer.
+type Pause struct {
+	Total time.Duration `json:"total_ns"`
+	Stop  time.Duration `json:"stop_ns"`  // until every thread stood still
+	Check time.Duration `json:"check_ns"` // expected bytes and stacks
+	Write time.Duration `json:"write_ns"` // writing and verifying
+}
+
+// Outcome is what state a failed operation left the target in.
+type Outcome string
+
+// The outcomes.
+const (
+	Unchanged   Outcome = "nothing was changed"
+	RolledBack  Outcome = "rolled back"
+	Interrupted Outcome = "interrupted"
+)
+
+// An ApplyError says at which stage an operation failed and what became of the
+// target.
+type ApplyError struct {
+	Stage string // "prepare", "map", "stop", "check", "write"
+	State Outcome
+	Err   error
+}
+
+func (e *ApplyError) Error() string { return e.Err.Error() }
+func (e *ApplyError) Unwrap() error { return e.Err }
+
+// StateOf returns what an operation that failed left behind; errors that say
+// nothing come from before the target was touched.
+func StateOf(err error) Outcome {
+	var a *ApplyError
+	if errors.As(err, &a) {
+		return a.State
+	}
+	return Unchanged
+}
+
+// A BusyError says that the target was never in a state in which the patch
+// could be applied, until the time was over.
+type BusyError struct {
+	PID, Thread int
+	Hit         *live.Hit // the code that the thread is inside of, nil for other reasons
+	Reason      string    // if Hit is nil
+	Advice      string    // what the user can do, empty without
+	Attempts    int
+}
+
+func (e *BusyError) Error() string {
+	who := fmt.Sprintf("process %d", e.PID)
+	if e.Thread != 0 {
+		who = fmt.Sprintf("thread %d of process %d", e.Thread, e.PID)
+	}
+	what := e.Reason
+	if e.Hit != nil {
+		what = "is in " + e.Hit.String()
+	}
+	tries := "1 try"
+	if e.Attempts != 1 {
+		tries = fmt.Sprintf("%d tries", e.Attempts)
+	}
+	text := fmt.Sprintf("%s %s after %s", who, what, tries)
+	if e.Advice != "" {
+		text += "; " + e.Advice
+	}
+	return text
+}

@@ -1,0 +1,255 @@
+//go:build linux && amd64
+
+package process
+
+import (
+	"errors"
+	"fmt"
+	"time"
+	"unsafe"
+
+	"golang.org/x/sys/unix"
+)
+
+// cpuid runs the CPUID instruction.
+func cpuid(leaf, subleaf uint32) (a, b, c, d uint32)
+
+// xsaveFeatures asks the processor, which is the target's too.
+func xsaveFeatures() *xsaveLayout {
+	const leafXsave = 0xd
+	l := &xsaveLayout{}
+	if top, _, _, _ := cpuid(0, 0); top < leafXsave {
+		return l
+	}
+	low, _, _, high := cpuid(leafXsave, 0)
+	supported := uint64(high)<<32 | uint64(low)
+	for i := 2; i < maxFeatures; i++ {
+		if supported>>i&1 != 0 {
+			size, offset, _, _ := cpuid(leafXsave, uint32(i))
+			l[i].offset, l[i].size = offset, size
+		}
+	}
+	return l
+}
+
+// errGone is returned when a thread ends while it is traced.
+var errGone = errors.New("thread has ended")
+
+// errLate is returned when a thread does not stop in time.
+var errLate = errors.New("thread did not stop in time")
+
+const (
+	ptraceGetRseq  = 0x420f
+	traceSyscall   = 0x80 // PTRACE_O_TRACESYSGOOD sets this bit in SIGTRAP
+	maxXstate      = 16 << 10
+	stopPoll       = 50 * time.Microsecond
+	spinsBefore    = 50
+	looksAfter     = 200 // polls
+	seizeOptions   = unix.PTRACE_O_TRACESYSGOOD | unix.PTRACE_O_TRACEEXEC
+	suspendSeccomp = unix.PTRACE_O_SUSPEND_SECCOMP
+)
+
+// ptrace makes one request. All requests come from one OS thread, to which the
+// caller is locked: the kernel takes only the tracer's own thread for it.
+func ptrace(request, tid int, addr uintptr, data unsafe.Pointer) error {
+	return ptraceWord(request, tid, addr, uintptr(data))
+}
+
+func ptraceWord(request, tid int, addr, data uintptr) error {
+	if _, _, e := unix.RawSyscall6(unix.SYS_PTRACE, uintptr(request), uintptr(tid), addr, data, 0, 0); e != 0 {
+		if e == unix.ESRCH {
+			return errGone
+		}
+		return e
+	}
+	return nil
+}
+
+// A thread is one that is seized.
+type thread struct {
+	p       *proc
+	tid     int
+	stopped bool
+	grouped bool // by job control
+	signal  int  // to deliver when it is let go: it stopped to receive this
+	regs    registers
+}
+
+// seize makes this OS thread the tracer of a thread. While the process starts
+// another program, the kernel lets nobody in, and the start waits for notice of
+// the ends of those that are seized already: another OS thread gives it.
+func (p *proc) seize(tid int) (*thread, error) {
+	const soon = 20 * time.Millisecond
+	done, ended := make(chan bool), make(chan bool)
+	help := time.AfterFunc(soon, func() {
+		defer close(ended)
+		for {
+			p.reap()
+			select {
+			case <-done:
+				return
+			case <-time.After(soon / 4):
+			}
+		}
+	})
+	_, _, e := unix.Syscall6(unix.SYS_PTRACE, unix.PTRACE_SEIZE, uintptr(tid), 0, p.options, 0, 0)
+	if !help.Stop() {
+		close(done)
+		<-ended
+	}
+	switch e {
+	case 0:
+		return &thread{p: p, tid: tid}, nil
+	case unix.ESRCH:
+		return nil, errGone
+	}
+	return nil, e
+}
+
+func (t *thread) interrupt() error { return ptraceWord(unix.PTRACE_INTERRUPT, t.tid, 0, 0) }
+
+// wait waits for the thread's next stop until the deadline.
+func (t *thread) wait(deadline time.Time) (unix.WaitStatus, error) {
+	for spins := 0; ; spins++ {
+		var ws unix.WaitStatus
+		got, err := unix.Wait4(t.tid, &ws, unix.WNOHANG|unix.WALL, nil)
+		switch {
+		case err == unix.EINTR:
+			continue
+		case err != nil:
+			return 0, errGone
+		case got == t.tid && (ws.Exited() || ws.Signaled()):
+			return ws, errGone
+		case got == t.tid:
+			return ws, nil
+		}
+		if time.Now().After(deadline) {
+			return 0, errLate
+		}
+		if spins < spinsBefore {
+			unix.RawSyscall(unix.SYS_SCHED_YIELD, 0, 0, 0)
+			continue
+		}
+		if spins%looksAfter == 0 {
+			t.p.reap()
+			if !t.held() {
+				return 0, errGone
+			}
+		}
+		ts := unix.NsecToTimespec(int64(stopPoll))
+		unix.Nanosleep(&ts, nil)
+	}
+}
+
+// held reports whether the thread is one that we trace and that can stop. If it
+// is the first one and another has started a program, the number is that one's,
+// and if the process is our own child, waiting for it would never end.
+func (t *thread) held() bool {
+	s, err := readStatus(fmt.Sprintf("/proc/%d/status", t.tid))
+	return err == nil && s.tracer == unix.Gettid() && s.state != 'Z' && s.state != 'X'
+}
+
+// errExec is returned when a process starts another program while it is traced.
+var errExec = errors.New("it has started another program")
+
+// waitStop waits until an interrupted thread stands still: at the interruption,
+// in a group stop, or about to receive a signal, which is then kept for later.
+func (t *thread) waitStop(deadline time.Time) error {
+	ws, err := t.wait(deadline)
+	if err != nil {
+		return err
+	}
+	t.stopped = true
+	switch {
+	case int(ws)>>16 == unix.PTRACE_EVENT_EXEC:
+		return errExec
+	case int(ws)>>16 == unix.PTRACE_EVENT_STOP:
+		t.grouped = ws.StopSignal() != unix.SIGTRAP
+	case ws.StopSignal() == unix.SIGTRAP|traceSyscall:
+	default:
+		t.signal = int(ws.StopSignal())
+	}
+	return nil
+}
+
+// resume lets the thread run on, to its next system call stop if request is
+// PTRACE_SYSCALL.
+func (t *thread) resume(request, signal int) error {
+	t.stopped = false
+	return ptraceWord(request, t.tid, 0, uintptr(signal))
+}
+
+// detach lets the thread go. One that runs is stopped first, for only a stopped
+// thread can be let go.
+func (t *thread) detach() error {
+	if !t.stopped {
+		if err := t.interrupt(); err != nil {
+			return err
+		}
+		if err := t.waitStop(time.Now().Add(time.Minute)); err != nil && err != errExec {
+			return err
+		}
+	}
+	t.stopped = false
+	return ptraceWord(unix.PTRACE_DETACH, t.tid, 0, uintptr(t.signal))
+}
+
+func (t *thread) getRegs() error {
+	if err := ptrace(unix.PTRACE_GETREGS, t.tid, 0, unsafe.Pointer(&t.regs)); err != nil {
+		return fmt.Errorf("read registers of thread %d: %w", t.tid, err)
+	}
+	return nil
+}
+
+func (t *thread) setRegs(r *registers) error {
+	if err := ptrace(unix.PTRACE_SETREGS, t.tid, 0, unsafe.Pointer(r)); err != nil {
+		return fmt.Errorf("set registers of thread %d: %w", t.tid, err)
+	}
+	return nil
+}
+
+// xstate reads the extended state.
+func (t *thread) xstate() ([]byte, error) {
+	const ntX86Xstate = 0x202
+	b := make([]byte, maxXstate)
+	iov := unix.Iovec{Base: &b[0], Len: uint64(len(b))}
+	if err := ptrace(unix.PTRACE_GETREGSET, t.tid, ntX86Xstate, unsafe.Pointer(&iov)); err != nil {
+		return nil, fmt.Errorf("read extended state of thread %d: %w", t.tid, err)
+	}
+	return b[:iov.Len], nil
+}
+
+func (t *thread) sigmask() (uint64, error) {
+	var mask uint64
+	if err := ptrace(unix.PTRACE_GETSIGMASK, t.tid, 8, unsafe.Pointer(&mask)); err != nil {
+		return 0, fmt.Errorf("read signal mask of thread %d: %w", t.tid, err)
+	}
+	return mask, nil
+}
+
+func (t *thread) setSigmask(mask uint64) error {
+	if err := ptrace(unix.PTRACE_SETSIGMASK, t.tid, 8, unsafe.Pointer(&mask)); err != nil {
+		return fmt.Errorf("set signal mask of thread %d: %w", t.tid, err)
+	}
+	return nil
+}
+
+// rseqArea returns the address of the thread's struct rseq, 0 if it has none.
+func (t *thread) rseqArea() uint64 {
+	var c struct {
+		pointer          uint64
+		size, sig, flags uint32
+		_                uint32
+	}
+	if ptrace(ptraceGetRseq, t.tid, unsafe.Sizeof(c), unsafe.Pointer(&c)) != nil {
+		return 0
+	}
+	return c.pointer
+}
+
+// poke writes words through ptrace, for kernels that do not let /proc/PID/mem
+// write what the process itself may not.
+func (t *thread) poke(addr uint64, b []byte) error {
+	_, err := unix.PtracePokeData(t.tid, uintptr(addr), b)
+	return err
+}

@@ -1,0 +1,30 @@
+//go:build !linux || !amd64
+
+package process
+
+import (
+	"fmt"
+	"runtime"
+
+	"livepatch/internal/live"
+	"livepatch/internal/pack"
+)
+
+// On other systems nothing can be done; the tree builds.
+func unsupported() error {
+	return fmt.Errorf("processes cannot be patched on %s/%s yet: the loader runs on linux/amd64", runtime.GOOS, runtime.GOARCH)
+}
+
+func Apply([]int, *pack.Package, Options) (*Result, error) { return nil, unsupported() }
+
+func Verify(int, *pack.Package, Options) error { return unsupported() }
+
+func Revert(int, string, Options) (*Result, error) { return nil, unsupported() }
+
+func RevertAll([]int, string, Options) (*Result, error) { return nil, unsupported() }
+
+func Status(int) ([]live.Found, error) { return nil, unsupported() }
+
+func All() ([]int, error) { return nil, unsupported() }
+
+func ByExecutable(string) ([]int, error) { return nil, unsupported() }

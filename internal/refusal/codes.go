@@ -1,0 +1,83 @@
+package refusal
+
+// A Code is the stable name of a class of refusals.
+type Code string
+
+// The codes, in the order of the pipeline. Every one has a row in Codes and a
+// section in docs/diagnostics.md.
+const (
+	// Comparing the two objects.
+	DataChanged       Code = "data-changed"
+	DataResized       Code = "data-resized"
+	StaticRemoved     Code = "static-removed"
+	TLSNew            Code = "tls-new"
+	TLSModel          Code = "tls-model"
+	IFUNCChanged      Code = "ifunc-changed"
+	CodeAddressInData Code = "code-address-in-data"
+	UnwindNeeded      Code = "unwind-needed"
+	ObjectsUnrelated  Code = "objects-unrelated"
+	Unsupported       Code = "unsupported"
+
+	// Proving the before object against the target.
+	NotTheRunningCode Code = "not-the-running-code"
+	AddressUnknown    Code = "address-unknown"
+	AddressAmbiguous  Code = "address-ambiguous"
+
+	// The patch site.
+	NoRoom         Code = "no-room"
+	BranchIntoSite Code = "branch-into-site"
+
+	// The package.
+	PackageDamaged Code = "package-damaged"
+
+	// The running target.
+	WrongTarget     Code = "wrong-target"
+	SiteChanged     Code = "site-changed"
+	AlreadyTraced   Code = "already-traced"
+	NoPermission    Code = "no-permission"
+	Seccomp         Code = "seccomp"
+	ShadowStack     Code = "shadow-stack"
+	ForeignStack    Code = "foreign-stack"
+	Coroutines      Code = "coroutines"
+	OutOfReach      Code = "out-of-reach"
+	SymbolNotFound  Code = "symbol-not-found"
+	AlreadyApplied  Code = "already-applied"
+	NotApplied      Code = "not-applied"
+	FunctionClaimed Code = "function-claimed"
+)
+
+// Codes lists every code with one line on what it means.
+var Codes = []struct {
+	Code    Code
+	Meaning string
+}{
+	{DataChanged, "the initial value of a live variable changed; the running copy keeps the old one"},
+	{DataResized, "a live variable changed its size"},
+	{StaticRemoved, "a static variable was removed but is still referred to"},
+	{TLSNew, "the change adds a thread-local variable"},
+	{TLSModel, "the change uses a thread-local access model that the target cannot serve"},
+	{IFUNCChanged, "an indirect function or its resolver changed"},
+	{CodeAddressInData, "a live variable holds an address inside a changed function"},
+	{UnwindNeeded, "an exception could unwind through the replacement"},
+	{ObjectsUnrelated, "the two objects have too little in common to be before and after"},
+	{Unsupported, "the input uses something that livepatch does not handle"},
+	{NotTheRunningCode, "the before object is not the code of the target"},
+	{AddressUnknown, "the address of a symbol in the target cannot be found"},
+	{AddressAmbiguous, "more than one place in the target fits a symbol"},
+	{NoRoom, "the function's entry has no room for a jump"},
+	{BranchIntoSite, "a branch of the function leads into its patch site"},
+	{PackageDamaged, "the package is not byte for byte what was written"},
+	{WrongTarget, "the process does not run the file that the package was made for"},
+	{SiteChanged, "the patch site does not hold the expected bytes"},
+	{AlreadyTraced, "another process traces the target"},
+	{NoPermission, "the system does not permit tracing the target"},
+	{Seccomp, "a seccomp filter covers the target and cannot be suspended"},
+	{ShadowStack, "the target runs with user shadow stacks"},
+	{ForeignStack, "a thread runs on a stack that is not its own"},
+	{Coroutines, "the target switches stacks by itself"},
+	{OutOfReach, "no memory is free within reach of the target"},
+	{SymbolNotFound, "an imported symbol is not in the target"},
+	{AlreadyApplied, "a patch of this name is applied already"},
+	{NotApplied, "no patch of this name is applied"},
+	{FunctionClaimed, "another patch owns a function of this one"},
+}

@@ -1,0 +1,126 @@
+//go:build linux && amd64
+
+package test
+
+import (
+	"bufio"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"os/exec"
+	"runtime"
+	"strconv"
+	"strings"
+	"testing"
+
+	"golang.org/x/sys/unix"
+
+	"livepatch/internal/pack"
+	"livepatch/internal/process"
+	"livepatch/internal/refusal"
+)
+
+// roleVar makes the test binary play another program: "trace PID" or "apply
+// PID PACKAGE". It says one line and ends when its standard input does.
+const roleVar = "LIVEPATCH_TEST_ROLE"
+
+func TestMain(m *testing.M) {
+	role := strings.Fields(os.Getenv(roleVar))
+	if len(role) == 0 {
+		os.Exit(m.Run())
+	}
+	if err := play(role); err != nil {
+		fmt.Println(err)
+	}
+	io.Copy(io.Discard, os.Stdin)
+}
+
+func play(role []string) error {
+	pid, err := strconv.Atoi(role[1])
+	if err != nil {
+		return err
+	}
+	if role[0] == "trace" {
+		runtime.LockOSThread() // the tracer is a thread; it keeps the main one
+		if err := unix.PtraceSeize(pid); err != nil {
+			return fmt.Errorf("trace %d: %w", pid, err)
+		}
+		fmt.Println("traced")
+		return nil
+	}
+	b, err := os.ReadFile(role[2])
+	if err != nil {
+		return err
+	}
+	pkg, err := pack.Read(b)
+	if err != nil {
+		return err
+	}
+	if _, err := process.Apply([]int{pid}, pkg, process.Options{}); err != nil {
+		fmt.Printf("%s, %s\n", codes(err), process.StateOf(err))
+		return nil
+	}
+	fmt.Println("patched")
+	return nil
+}
+
+// codes are the refusal codes of an error, or its text.
+func codes(err error) string {
+	var list refusal.List
+	var one refusal.Refusal
+	switch {
+	case errors.As(err, &list):
+	case errors.As(err, &one):
+		list = refusal.List{one}
+	default:
+		return err.Error()
+	}
+	var s []string
+	for _, r := range list {
+		s = append(s, string(r.Code))
+	}
+	return strings.Join(s, " ")
+}
+
+// startRole runs the test binary in a role and returns its first line. Without
+// privilege it lacks CAP_SYS_ADMIN, which suspending seccomp needs.
+func startRole(t *testing.T, privileged bool, role ...string) string {
+	t.Helper()
+	cmd := exec.Command("/proc/self/exe")
+	cmd.Env = append(os.Environ(), roleVar+"="+strings.Join(role, " "))
+	cmd.Stderr = os.Stderr
+	out, err := cmd.StdoutPipe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	in, err := cmd.StdinPipe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	started := make(chan error)
+	go func() {
+		// A thread that gave the capability up must not come back.
+		runtime.LockOSThread()
+		const capSysAdmin = 21
+		if !privileged && os.Geteuid() == 0 {
+			if err := unix.Prctl(unix.PR_CAPBSET_DROP, capSysAdmin, 0, 0, 0); err != nil {
+				started <- err
+				return
+			}
+		}
+		started <- cmd.Start()
+	}()
+	if err := <-started; err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		in.Close()
+		cmd.Wait()
+	})
+	line, err := bufio.NewReader(out).ReadString('\n')
+	if err != nil {
+		t.Fatalf("%v: %v", role, err)
+	}
+	return strings.TrimSpace(line)
+}
