@@ -165,8 +165,12 @@ func (c *comparison) pairGroup(g *group) {
 	take(false, false)
 }
 
-// fileOf is the source file that a local symbol belongs to.
+// fileOf is the source file that a local symbol belongs to, "" for a piece
+// without a symbol.
 func (s *side) fileOf(p *piece) string {
+	if p.sym == 0 {
+		return ""
+	}
 	if s.files == nil {
 		s.files = make([]string, len(s.f.Symbols))
 		name := ""
