@@ -73,7 +73,20 @@ func listed(m *Manifest) *Manifest {
 		}
 		c.Targets[i] = t
 	}
+	if m.Kernel != nil {
+		c.Kernel = listedKernel(*m.Kernel)
+	}
 	return &c
+}
+
+func listedKernel(k Kernel) *Kernel {
+	k.Exports, k.States, k.Warnings = nonNil(k.Exports), nonNil(k.States), nonNil(k.Warnings)
+	k.Objects = append([]KernelObject{}, k.Objects...)
+	for i := range k.Objects {
+		o := &k.Objects[i]
+		o.Functions, o.Symbols, o.Callbacks = nonNil(o.Functions), nonNil(o.Symbols), nonNil(o.Callbacks)
+	}
+	return &k
 }
 
 func nonNil[T any](s []T) []T {

@@ -7,13 +7,15 @@ package manifest
 // Format is the version of the manifest that this package writes and reads.
 const Format = "livepatch/1"
 
-// Manifest describes one patch. Addresses are link-time addresses of the
-// target file (as in its program headers); sizes and lengths are bytes.
+// Manifest describes one patch, of processes (Targets) or of a kernel (Kernel).
+// Addresses are link-time addresses of the target file (as in its program
+// headers); sizes and lengths are bytes.
 type Manifest struct {
 	Format  string   `json:"format"` // Format
 	Name    string   `json:"name"`   // of the patch: [A-Za-z0-9][A-Za-z0-9._-]*
 	Tool    Tool     `json:"tool"`
-	Targets []Target `json:"targets"` // at least one
+	Targets []Target `json:"targets"` // at least one, or none and Kernel
+	Kernel  *Kernel  `json:"kernel,omitempty"`
 }
 
 // Tool names the program that wrote the package.

@@ -127,7 +127,8 @@ func TestSchemaNamesAllFields(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	for _, v := range []any{Manifest{}, Tool{}, Target{}, Payload{}, Function{}, Range{}, Site{}, Variable{}, Import{}, Write{}, Hole{}} {
+	for _, v := range []any{Manifest{}, Tool{}, Target{}, Payload{}, Function{}, Range{}, Site{}, Variable{}, Import{}, Write{}, Hole{},
+		Kernel{}, KernelObject{}, KernelFunction{}, KernelSymbol{}, KernelCallback{}, KernelExport{}, KernelState{}} {
 		typ := reflect.TypeOf(v)
 		def := schema.Defs[typ.Name()]
 		for i := range typ.NumField() {

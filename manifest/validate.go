@@ -97,7 +97,12 @@ func (m *Manifest) Validate() error {
 	}
 	c.text("tool.name", m.Tool.Name)
 	c.text("tool.version", m.Tool.Version)
-	c.count("targets", len(m.Targets), 1, MaxTargets)
+	if m.Kernel != nil {
+		c.count("targets", len(m.Targets), 0, 0)
+		c.kernel("kernel", m.Kernel)
+	} else {
+		c.count("targets", len(m.Targets), 1, MaxTargets)
+	}
 	for i := range m.Targets {
 		at := fmt.Sprintf("targets[%d]", i)
 		c.target(at, &m.Targets[i], fmt.Sprintf("payload/%d.o", i))

@@ -66,7 +66,7 @@ func (c *checker) functions(list string, t *Target) {
 		}
 		c.bytes(at+".sha256", f.SHA256, 32)
 		c.word(at+".proof", f.Proof, proofs())
-		c.site(at+".site", f)
+		c.siteOf(at+".site", f.Site, f.Address, f.Size)
 		c.count(at+".extra", len(f.Extra), 0, MaxList)
 		for k, r := range f.Extra {
 			if r.Size == 0 {
@@ -80,11 +80,11 @@ func (c *checker) functions(list string, t *Target) {
 	})
 }
 
-func (c *checker) site(at string, f *Function) {
-	s := &f.Site
+// siteOf checks the patch site of the function of size bytes at addr.
+func (c *checker) siteOf(at string, s Site, addr, size uint64) {
 	c.word(at+".kind", s.Kind, siteKinds())
-	if s.Address < f.Address || s.Address-f.Address >= f.Size {
-		c.add(at+".address", "%#x is outside the function at %#x, %#x bytes", s.Address, f.Address, f.Size)
+	if s.Address < addr || s.Address-addr >= size {
+		c.add(at+".address", "%#x is outside the function at %#x, %#x bytes", s.Address, addr, size)
 	}
 	if s.Room < 1 || s.Room > MaxRoom {
 		c.add(at+".room", "%d is not within 1 to %d", s.Room, MaxRoom)

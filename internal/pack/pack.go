@@ -61,8 +61,8 @@ func Write(p *Package) ([]byte, error) {
 	if err := add(w, manifestMember, text); err != nil {
 		return nil, err
 	}
-	for _, t := range p.Manifest.Targets {
-		if err := add(w, t.Payload.Member, p.Members[t.Payload.Member]); err != nil {
+	for _, pl := range p.Manifest.Payloads() {
+		if err := add(w, pl.Member, p.Members[pl.Member]); err != nil {
 			return nil, err
 		}
 	}
@@ -99,8 +99,8 @@ func add(w *tar.Writer, name string, data []byte) error {
 
 // checkMembers compares the members with what the manifest says of them.
 func (p *Package) checkMembers() error {
-	for i := range p.Manifest.Targets {
-		pl := &p.Manifest.Targets[i].Payload
+	payloads := p.Manifest.Payloads()
+	for _, pl := range payloads {
 		data, ok := p.Members[pl.Member]
 		if !ok {
 			return fmt.Errorf("member %s is missing", pl.Member)
@@ -112,7 +112,7 @@ func (p *Package) checkMembers() error {
 			return fmt.Errorf("member %s has SHA-256 %x, not %s as the manifest says", pl.Member, sum, pl.SHA256)
 		}
 	}
-	if have, want := len(p.Members), len(p.Manifest.Targets); have != want {
+	if have, want := len(p.Members), len(payloads); have != want {
 		return fmt.Errorf("%d members for %d payloads", have, want)
 	}
 	return nil

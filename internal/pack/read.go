@@ -53,8 +53,7 @@ func read(b []byte) (*Package, error) {
 		return nil, r.blame(err)
 	}
 	p := &Package{Manifest: m, Members: map[string][]byte{}}
-	for i := range m.Targets {
-		pl := &m.Targets[i].Payload
+	for _, pl := range m.Payloads() {
 		data, err := r.member(pl.Member, pl.Size)
 		if err != nil {
 			return nil, err
