@@ -30,6 +30,24 @@ const (
 	// The package.
 	PackageDamaged Code = "package-damaged"
 
+	// A livepatch module.
+	NotALivepatch     Code = "not-a-livepatch"
+	ModuleFormat      Code = "module-format"
+	KLPFormat         Code = "klp-format"
+	KLPStructures     Code = "klp-structures"
+	NameLimit         Code = "name-limit"
+	WrongVermagic     Code = "wrong-vermagic"
+	SymbolVersion     Code = "symbol-version"
+	NotExported       Code = "not-exported"
+	NamespaceMissing  Code = "namespace-missing"
+	WrongPosition     Code = "wrong-position"
+	NoFtraceSite      Code = "no-ftrace-site"
+	RelocationInvalid Code = "relocation-invalid"
+	TableEntry        Code = "table-entry"
+	LandingPadMissing Code = "landing-pad-missing"
+	MitigationMissing Code = "mitigation-missing"
+	UnwindMissing     Code = "unwind-missing"
+
 	// The running target.
 	WrongTarget     Code = "wrong-target"
 	SiteChanged     Code = "site-changed"
@@ -67,6 +85,22 @@ var Codes = []struct {
 	{NoRoom, "the function's entry has no room for a jump"},
 	{BranchIntoSite, "a branch of the function leads into its patch site"},
 	{PackageDamaged, "the package is not byte for byte what was written"},
+	{NotALivepatch, "the file is no livepatch module"},
+	{ModuleFormat, "the file is not laid out as the kernel loads modules"},
+	{KLPFormat, "a livepatch relocation or symbol breaks the format of livepatch modules"},
+	{KLPStructures, "the structures that describe the patch are wrong"},
+	{NameLimit, "a name is longer than the kernel reads, or has a character that it cannot"},
+	{WrongVermagic, "the module was made for another kernel"},
+	{SymbolVersion, "the module expects another version of an exported symbol"},
+	{NotExported, "the module needs a symbol that is not exported to it"},
+	{NamespaceMissing, "the module uses a symbol of a namespace that it does not import"},
+	{WrongPosition, "a livepatch symbol names a position that its object does not have"},
+	{NoFtraceSite, "the kernel cannot redirect the function"},
+	{RelocationInvalid, "a relocation of the module is one that the loader refuses or that leads nowhere"},
+	{TableEntry, "an entry of a special section does not lead to what it is about"},
+	{LandingPadMissing, "code that is reached indirectly does not start with a landing pad"},
+	{MitigationMissing, "a return or indirect branch lacks the protection that the kernel is built with"},
+	{UnwindMissing, "the unwind tables do not cover the new code"},
 	{WrongTarget, "the process does not run the file that the package was made for"},
 	{SiteChanged, "the patch site does not hold the expected bytes"},
 	{AlreadyTraced, "another process traces the target"},
