@@ -62,6 +62,12 @@ const (
 	AlreadyApplied  Code = "already-applied"
 	NotApplied      Code = "not-applied"
 	FunctionClaimed Code = "function-claimed"
+
+	// The running kernel.
+	NoLivepatch     Code = "no-livepatch"
+	ModuleSignature Code = "module-signature"
+	ModulesDisabled Code = "modules-disabled"
+	FtraceDisabled  Code = "ftrace-disabled"
 )
 
 // Codes lists every code with one line on what it means.
@@ -101,10 +107,10 @@ var Codes = []struct {
 	{LandingPadMissing, "code that is reached indirectly does not start with a landing pad"},
 	{MitigationMissing, "a return or indirect branch lacks the protection that the kernel is built with"},
 	{UnwindMissing, "the unwind tables do not cover the new code"},
-	{WrongTarget, "the process does not run the file that the package was made for"},
+	{WrongTarget, "the process or kernel is not the one that the package was made for"},
 	{SiteChanged, "the patch site does not hold the expected bytes"},
 	{AlreadyTraced, "another process traces the target"},
-	{NoPermission, "the system does not permit tracing the target"},
+	{NoPermission, "the system does not permit what the loader has to do"},
 	{Seccomp, "a seccomp filter covers the target and cannot be suspended"},
 	{ShadowStack, "the target runs with user shadow stacks"},
 	{ForeignStack, "a thread runs on a stack that is not its own"},
@@ -113,5 +119,9 @@ var Codes = []struct {
 	{SymbolNotFound, "an imported symbol is not in the target"},
 	{AlreadyApplied, "a patch of this name is applied already"},
 	{NotApplied, "no patch of this name is applied"},
-	{FunctionClaimed, "another patch owns a function of this one"},
+	{FunctionClaimed, "another patch, or another user of ftrace, owns a function of this one"},
+	{NoLivepatch, "the running kernel has no livepatch core"},
+	{ModuleSignature, "the running kernel takes signed modules only"},
+	{ModulesDisabled, "the running kernel loads and unloads no modules any more"},
+	{FtraceDisabled, "ftrace is switched off in the running kernel"},
 }
