@@ -27,6 +27,7 @@ var imports = map[string][]string{
 	"internal/policy":  {},
 	"test":             {},
 
+	"internal/header":  {},
 	"internal/testkit": {},
 
 	"internal/image": {"elfpatch", "golang.org/x/sys/unix"},
