@@ -39,6 +39,20 @@ var Tables = []Table{
 	{".orc_unwind_ip", "__start_orc_unwind_ip", "__stop_orc_unwind_ip", "", "include/asm-generic/vmlinux.lds.h ORC_UNWIND_TABLE, 6.12"},
 }
 
+// Layouts returns the known forms of an entry, the most recent first.
+func (t *Table) Layouts(m elf.Machine) []Layout {
+	if s := Lookup(m, t.Section); s != nil && len(s.Layouts) > 0 {
+		return s.Layouts
+	}
+	switch t.Section {
+	case "_kprobe_blacklist":
+		return place64 // include/asm-generic/kprobes.h, 6.12
+	case "_error_injection_whitelist":
+		return []Layout{{Size: 16, Fields: []Field{{0, 8, FieldCode, false}, {8, 4, FieldFlags, false}, {12, 4, FieldPadding, false}}}} // include/asm-generic/error-injection.h, 6.12
+	}
+	return nil
+}
+
 // RuntimeConstPrefix begins the names of the tables of constants that are
 // written into code at boot; each constant has one, of offsets to the
 // instruction's field (include/asm-generic/vmlinux.lds.h RUNTIME_CONST, 6.12).
