@@ -18,6 +18,13 @@ const (
 	ObjectsUnrelated  Code = "objects-unrelated"
 	Unsupported       Code = "unsupported"
 
+	// Cutting a kernel object.
+	StaticKeyModule   Code = "static-key-module"
+	StaticCallModule  Code = "static-call-module"
+	BootConstant      Code = "boot-constant"
+	SpecialSection    Code = "special-section"
+	CallbackDuplicate Code = "callback-duplicate"
+
 	// Proving the before object against the target.
 	NotTheRunningCode Code = "not-the-running-code"
 	AddressUnknown    Code = "address-unknown"
@@ -85,6 +92,11 @@ var Codes = []struct {
 	{UnwindNeeded, "an exception could unwind through the replacement"},
 	{ObjectsUnrelated, "the two objects have too little in common to be before and after"},
 	{Unsupported, "the input uses something that livepatch does not handle"},
+	{StaticKeyModule, "a static key that belongs to a module switches new code"},
+	{StaticCallModule, "new code makes a static call whose key belongs to a module"},
+	{BootConstant, "new code holds a constant that the kernel fills in only at boot"},
+	{SpecialSection, "a table about code is damaged or of an unknown form"},
+	{CallbackDuplicate, "two callbacks of one kind for one object"},
 	{NotTheRunningCode, "the before object is not the code of the target"},
 	{AddressUnknown, "the address of a symbol in the target cannot be found"},
 	{AddressAmbiguous, "more than one place in the target fits a symbol"},
