@@ -56,6 +56,7 @@ func commands() []*cli.Command {
 		applyCommand(),
 		revertCommand(),
 		statusCommand(),
+		conflictsCommand(),
 		demoCommand(),
 		explainCommand(),
 		completionCommand(),
@@ -70,7 +71,7 @@ func commands() []*cli.Command {
 func newApp(stdout, stderr io.Writer) *cli.App {
 	app := &cli.App{
 		Name:                      "livepatch",
-		Usage:                     "patch running programs, and look at what would be patched",
+		Usage:                     "patch running programs and kernels, and look at what would be patched",
 		Writer:                    stdout,
 		ErrWriter:                 stderr,
 		HideVersion:               true,

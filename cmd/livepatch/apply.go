@@ -10,8 +10,13 @@ import (
 
 func applyCommand() *cli.Command {
 	return &cli.Command{
-		Name: "apply", Usage: "patch running processes", ArgsUsage: "PKG", Category: groupRun,
-		Flags: slices.Concat(selectorFlags(), loaderFlags(), []cli.Flag{jsonFlag()}),
+		Name: "apply", Usage: "patch running processes or the kernel", ArgsUsage: "PKG", Category: groupRun,
+		Flags: slices.Concat(selectorFlags(), loaderFlags(), kernelFlags(), []cli.Flag{
+			&cli.BoolFlag{Name: "if-fits", Usage: "kernel: do nothing, and say so, if the package is for another kernel or is applied", DisableDefaultText: true},
+			&cli.BoolFlag{Name: "unload-replaced", Usage: "kernel: unload the modules of the patches that this one replaces", DisableDefaultText: true},
+			&cli.BoolFlag{Name: "print-unit", Usage: "kernel: print a systemd unit that applies the package at boot", DisableDefaultText: true},
+			jsonFlag(),
+		}),
 		Description: `
 Maps the patch into each process, stops all their threads, checks that no
 thread is inside or will return into what is replaced, redirects the functions
@@ -23,10 +28,18 @@ The last line says what became of the target.
 
 With --json the result holds a journal of every byte that was written.
 
+With --kernel the package's module is loaded into the running kernel, after a
+check that it is the very kernel, and that its modules are the very modules,
+that the package was made for. Then every task switches to the new code when it
+is not inside the old. If that takes longer than --timeout, all is taken back;
+the exit code is 5 then and the last line says "rolled back".
+
 Examples:
   livepatch apply fix.lpatch --pid 4182
   livepatch apply fix.lpatch --exe /usr/sbin/server --max-pause 5ms
-  livepatch apply fix.lpatch --pid 4182 --dry-run`,
+  livepatch apply fix.lpatch --pid 4182 --dry-run
+  livepatch apply fix.lpatch --kernel
+  livepatch apply /var/lib/livepatch/fix.lpatch --kernel --print-unit`,
 		Action: apply,
 	}
 }
@@ -37,6 +50,13 @@ func apply(c *cli.Context) error {
 		return err
 	}
 	p := newPrinter(c)
+	kernel, err := selectsKernel(c, "force", "if-fits", "unload-replaced", "print-unit")
+	if err != nil {
+		return err
+	}
+	if kernel {
+		return applyKernel(c, p, args[0])
+	}
 	pids, err := mustSelect(c)
 	if err != nil {
 		return err

@@ -13,6 +13,7 @@ import (
 	"golang.org/x/term"
 
 	"livepatch/internal/build"
+	"livepatch/internal/klp"
 	"livepatch/internal/process"
 	"livepatch/internal/refusal"
 )
@@ -33,6 +34,7 @@ func exitCode(err error) int {
 		usage  *usageError
 		status statusError
 		busy   *process.BusyError
+		tasks  *klp.BusyError
 		list   refusal.List
 		one    refusal.Refusal
 	)
@@ -47,6 +49,8 @@ func exitCode(err error) int {
 		return exitNothing
 	case errors.As(err, &busy) && process.StateOf(err) == process.Unchanged:
 		return exitBusy
+	case errors.As(err, &tasks) && (klp.StateOf(err) == klp.Unchanged || klp.StateOf(err) == klp.RolledBack):
+		return exitBusy // the kernel is as it was
 	case errors.As(err, &list), errors.As(err, &one):
 		return exitRefused
 	}
@@ -107,9 +111,18 @@ func report(app *cli.App, err error) int {
 		p.Hint("%s", h.hint)
 	}
 	if code != exitUsage && (p.command == "apply" || p.command == "revert") {
-		p.Note("%s", process.StateOf(err)) // always the last line
+		p.Note("%s", stateOf(err)) // always the last line
 	}
 	return code
+}
+
+// stateOf is what a failed operation left its target in.
+func stateOf(err error) string {
+	var kernel *klp.Error
+	if errors.As(err, &kernel) {
+		return string(kernel.State)
+	}
+	return string(process.StateOf(err))
 }
 
 func refusalsOf(err error) refusal.List {

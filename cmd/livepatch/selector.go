@@ -7,6 +7,7 @@ import (
 
 	"github.com/urfave/cli/v2"
 
+	"livepatch/internal/klp"
 	"livepatch/internal/process"
 )
 
@@ -16,7 +17,7 @@ func selectorFlags() []cli.Flag {
 		&cli.IntSliceFlag{Name: "pid", Usage: "process `N`; repeatable, all or none are changed"},
 		&cli.StringFlag{Name: "exe", Usage: "every process that runs the executable `PATH`"},
 		&cli.StringFlag{Name: "service", Usage: "every process of the service `UNIT` (not available yet)"},
-		&cli.BoolFlag{Name: "kernel", Usage: "this machine's kernel (not available yet)", DisableDefaultText: true},
+		&cli.BoolFlag{Name: "kernel", Usage: "this machine's kernel", DisableDefaultText: true},
 	}
 }
 
@@ -24,7 +25,8 @@ func selectorFlags() []cli.Flag {
 func loaderFlags() []cli.Flag {
 	return []cli.Flag{
 		&cli.DurationFlag{Name: "max-pause", Usage: "let the target run again rather than stop it longer than `D`", DefaultText: process.DefaultMaxPause.String()},
-		&cli.DurationFlag{Name: "timeout", Usage: "give up when the target was busy for `D`", DefaultText: process.DefaultTimeout.String()},
+		&cli.DurationFlag{Name: "timeout", Usage: "give up when the target was busy for `D`",
+			DefaultText: fmt.Sprintf("%v; kernels %v", process.DefaultTimeout, klp.DefaultTimeout)},
 		&cli.BoolFlag{Name: "scan-memory", Usage: "accept programs that switch stacks: look through all their memory while they stand", DisableDefaultText: true},
 		&cli.BoolFlag{Name: "dry-run", Usage: "do everything, the stop included, but change nothing", DisableDefaultText: true},
 	}
@@ -41,8 +43,8 @@ func selected(c *cli.Context) ([]int, error) {
 	switch {
 	case given > 1:
 		return nil, hintHelp(usageErrorf("%s takes one of --pid, --exe, --service, --kernel", c.Command.Name), c.Command)
-	case c.IsSet("service"), c.IsSet("kernel"):
-		return nil, hintHelp(usageErrorf("--service and --kernel are not available yet: use --pid or --exe"), c.Command)
+	case c.IsSet("service"):
+		return nil, hintHelp(usageErrorf("--service is not available yet: use --pid or --exe"), c.Command)
 	case c.IsSet("exe"):
 		path, err := filepath.Abs(c.String("exe"))
 		if err != nil {
@@ -59,11 +61,39 @@ func selected(c *cli.Context) ([]int, error) {
 	return pids, nil
 }
 
+// kernelFlags are the options that only --kernel takes, besides those that a
+// command names itself.
+func kernelFlags() []cli.Flag {
+	return []cli.Flag{
+		&cli.BoolFlag{Name: "force", Usage: "kernel: when the time is over, make the tasks that are left switch where they stand; can crash the system", DisableDefaultText: true},
+	}
+}
+
+// selectsKernel reports whether the command is about the kernel. It refuses
+// what does not go together: options of processes with --kernel, options of
+// the kernel without it.
+func selectsKernel(c *cli.Context, only ...string) (bool, error) {
+	other := []string{"pid", "exe", "service", "max-pause", "scan-memory"}
+	if !c.Bool("kernel") {
+		other = only
+	}
+	for _, name := range other {
+		switch {
+		case !c.IsSet(name):
+		case c.Bool("kernel"):
+			return false, hintHelp(usageErrorf("--%s does not go with --kernel", name), c.Command)
+		default:
+			return false, hintHelp(usageErrorf("--%s goes with --kernel only", name), c.Command)
+		}
+	}
+	return c.Bool("kernel"), nil
+}
+
 // mustSelect is selected for commands that need a process.
 func mustSelect(c *cli.Context) ([]int, error) {
 	pids, err := selected(c)
 	if err == nil && len(pids) == 0 {
-		return nil, hintHelp(usageErrorf("%s needs --pid or --exe", c.Command.Name), c.Command)
+		return nil, hintHelp(usageErrorf("%s needs --pid, --exe or --kernel", c.Command.Name), c.Command)
 	}
 	return pids, err
 }

@@ -15,7 +15,7 @@ import (
 
 func statusCommand() *cli.Command {
 	return &cli.Command{
-		Name: "status", Usage: "show the patches of running processes", ArgsUsage: "", Category: groupRun,
+		Name: "status", Usage: "show the patches of running processes or the kernel", ArgsUsage: "", Category: groupRun,
 		Flags: slices.Concat(selectorFlags(), []cli.Flag{
 			&cli.BoolFlag{Name: "all", Usage: "every process; the same as no selector", DisableDefaultText: true},
 			jsonFlag(),
@@ -27,10 +27,15 @@ for root, your own otherwise. Reverted patches are listed as long as their
 memory is mapped. A patch is shown as interrupted, with the number of writes
 that are in memory, if livepatch was killed half-way; revert takes it back.
 
+With --kernel it shows every livepatch of the running kernel, whoever made it,
+as /sys/kernel/livepatch does, the tasks that a transition waits for, and
+modules of livepatches that are loaded without effect.
+
 Examples:
   livepatch status --pid 4182
   livepatch status --exe /usr/sbin/server --json
-  livepatch status --all`,
+  livepatch status --all
+  livepatch status --kernel`,
 		Action: showStatus,
 	}
 }
@@ -46,6 +51,13 @@ func showStatus(c *cli.Context) error {
 		return err
 	}
 	p := newPrinter(c)
+	kernel, err := selectsKernel(c)
+	if err != nil {
+		return err
+	}
+	if kernel {
+		return statusOfKernel(c, p)
+	}
 	pids, err := selected(c)
 	if err != nil {
 		return err

@@ -24,24 +24,29 @@ var imports = map[string][]string{
 		"internal/pobj", "internal/refusal", "manifest", "trampoline"},
 	"internal/resolve": {"elfpatch"},
 	"internal/live":    {},
+	"internal/kstate":  {"internal/refusal", "manifest"},
+	"internal/klp":     {"internal/kstate", "internal/pack", "internal/refusal", "manifest", "golang.org/x/sys/unix"},
 	"internal/policy":  {},
 	"test":             {},
 
-	"internal/header":  {},
-	"internal/testkit": {},
+	"internal/header":          {},
+	"internal/testkit":         {},
+	"internal/testkit/vm":      {"internal/testkit"},
+	"internal/testkit/vm/boot": {"internal/testkit/vm"},
 
 	"internal/image": {"elfpatch", "golang.org/x/sys/unix"},
 	"internal/demo":  {"elfpatch", "internal/build", "internal/pack", "internal/process"},
 	"internal/process": {"elfpatch", "internal/live", "internal/pack", "internal/refusal", "internal/resolve",
 		"manifest", "trampoline", "golang.org/x/sys/unix"},
 	"cmd/livepatch": {"docs", "elfpatch", "elfpatch/diff", "fentry", "internal/build", "internal/check", "internal/demo",
-		"internal/image", "internal/live", "internal/pack", "internal/process", "internal/refusal", "manifest",
+		"internal/image", "internal/klp", "internal/kstate", "internal/live", "internal/pack", "internal/process", "internal/refusal", "manifest",
 		"github.com/ianlancetaylor/demangle", "github.com/urfave/cli/v2", "golang.org/x/term"},
 }
 
 // machine lists the packages that may touch the machine. All others are pure
 // functions of their inputs, and build and give the same answer everywhere.
-var machine = []string{"cmd/livepatch", "internal/demo", "internal/image", "internal/process", "internal/testkit"}
+var machine = []string{"cmd/livepatch", "internal/demo", "internal/image", "internal/klp", "internal/process", "internal/testkit",
+	"internal/testkit/vm", "internal/testkit/vm/boot"}
 
 // impure lists packages of the standard library that only machine packages
 // may import: they read or change the machine, or answer differently on
