@@ -24,20 +24,21 @@ var imports = map[string][]string{
 		"internal/pobj", "internal/refusal", "manifest", "trampoline"},
 	"internal/resolve": {"elfpatch"},
 	"internal/live":    {},
+	"internal/kimage":  {"elfpatch", "github.com/klauspost/compress/zstd", "github.com/therootcompany/xz"},
 	"internal/kstate":  {"internal/refusal", "manifest"},
 	"internal/klp":     {"internal/kstate", "internal/pack", "internal/refusal", "manifest", "golang.org/x/sys/unix"},
 	"internal/policy":  {},
 	"test":             {},
 
-	"internal/header":          {},
-	"internal/testkit":         {},
-	"internal/testkit/vm":      {"internal/testkit"},
-	"internal/testkit/vm/boot": {"internal/testkit/vm"},
+	"internal/header":     {},
+	"internal/testkit":    {},
+	"internal/testkit/vm": {"internal/testkit"},
 
 	"internal/image": {"elfpatch", "golang.org/x/sys/unix"},
 	"internal/demo":  {"elfpatch", "internal/build", "internal/pack", "internal/process"},
 	"internal/process": {"elfpatch", "internal/live", "internal/pack", "internal/refusal", "internal/resolve",
 		"manifest", "trampoline", "golang.org/x/sys/unix"},
+	"cmd/livepatch-vm": {"internal/testkit/vm"},
 	"cmd/livepatch": {"docs", "elfpatch", "elfpatch/diff", "fentry", "internal/build", "internal/check", "internal/demo",
 		"internal/image", "internal/klp", "internal/kstate", "internal/live", "internal/pack", "internal/process", "internal/refusal", "manifest",
 		"github.com/ianlancetaylor/demangle", "github.com/urfave/cli/v2", "golang.org/x/term"},
@@ -46,7 +47,7 @@ var imports = map[string][]string{
 // machine lists the packages that may touch the machine. All others are pure
 // functions of their inputs, and build and give the same answer everywhere.
 var machine = []string{"cmd/livepatch", "internal/demo", "internal/image", "internal/klp", "internal/process", "internal/testkit",
-	"internal/testkit/vm", "internal/testkit/vm/boot"}
+	"internal/testkit/vm", "cmd/livepatch-vm"}
 
 // impure lists packages of the standard library that only machine packages
 // may import: they read or change the machine, or answer differently on

@@ -1,0 +1,193 @@
+package kimage
+
+import (
+	"bytes"
+	"compress/bzip2"
+	"compress/gzip"
+	"encoding/binary"
+	"errors"
+	"fmt"
+	"io"
+
+	"github.com/therootcompany/xz"
+)
+
+var le = binary.LittleEndian
+
+// maxUnpacked bounds what a compressed file may grow to. Kernels without debug
+// information stay below 200 MB; modules with it too.
+const maxUnpacked = 1 << 30
+
+// maxLayers is how many wrappings are taken off: an arm64 EFI image that was
+// compressed again has two.
+const maxLayers = 4
+
+// ErrCompression is wrapped by the errors for compressions that are known but
+// cannot be undone here.
+var ErrCompression = errors.New("compression not supported")
+
+// Unpack takes the wrappings off a kernel image or module: bzImage, arm64 EFI
+// image (vmlinuz.efi), gzip, xz, zstd, lz4, bzip2. ELF files and raw arm64 Images are
+// returned as they are, without a copy; anything else is an error.
+func Unpack(b []byte) ([]byte, error) {
+	for range maxLayers {
+		if isELF(b) || isARM64Image(b) {
+			return b, nil
+		}
+		inner, err := unwrap(b)
+		if err != nil {
+			return nil, err
+		}
+		b = inner
+	}
+	return nil, errors.New("unpack: too many layers of compression")
+}
+
+// unwrap takes one wrapping off.
+func unwrap(b []byte) ([]byte, error) {
+	switch {
+	case isBzImage(b):
+		payload, err := bzImagePayload(b)
+		if err != nil {
+			return nil, err
+		}
+		return decompress(payload, "bzImage")
+	case isZboot(b):
+		payload, err := zbootPayload(b)
+		if err != nil {
+			return nil, err
+		}
+		return decompress(payload, "EFI image")
+	}
+	return decompress(b, "file")
+}
+
+// format is one kind of compression.
+type format struct {
+	name  string
+	magic string
+	open  func([]byte) (io.Reader, error) // nil: known, not supported
+}
+
+// formats: Documentation/arch/x86/boot.rst (6.12), "payload_offset", lists what an
+// image may be compressed with; the magic numbers are those of lib/decompress.c.
+var formats = []format{
+	{"gzip", "\x1f\x8b\x08", func(b []byte) (io.Reader, error) {
+		r, err := gzip.NewReader(bytes.NewReader(b))
+		if err == nil {
+			r.Multistream(false) // the kernel appends what is not compressed
+		}
+		return r, err
+	}},
+	{"xz", "\xfd7zXZ\x00", func(b []byte) (io.Reader, error) {
+		r, err := xz.NewReader(bytes.NewReader(b), maxDict)
+		if err == nil {
+			r.Multistream(false)
+		}
+		return r, err
+	}},
+	{"zstd", "\x28\xb5\x2f\xfd", openZstd},
+	{"lz4", "\x02\x21\x4c\x18", func(b []byte) (io.Reader, error) { return newLegacyLZ4(b), nil }},
+	{"bzip2", "BZh", func(b []byte) (io.Reader, error) { return bzip2.NewReader(bytes.NewReader(b)), nil }},
+	{"lzma", "\x5d\x00\x00", nil},
+	{"lzo", "\x89LZO\x00", nil},
+	{"lz4 frame", "\x04\x22\x4d\x18", nil},
+}
+
+// maxDict is the largest dictionary of xz and window of zstd that is taken:
+// kernels are packed with 32 MiB (scripts/xz_wrap.sh) and up to 128 MiB (zstd -22 --ultra).
+const maxDict = 1 << 27
+
+func decompress(b []byte, what string) ([]byte, error) {
+	for _, f := range formats {
+		if !bytes.HasPrefix(b, []byte(f.magic)) {
+			continue
+		}
+		if f.open == nil {
+			return nil, fmt.Errorf("unpack %s: %s: %w", what, f.name, ErrCompression)
+		}
+		r, err := f.open(b)
+		if err != nil {
+			return nil, fmt.Errorf("unpack %s: %s: %w", what, f.name, err)
+		}
+		out, err := readBounded(r, len(b))
+		if c, ok := r.(io.Closer); ok {
+			c.Close()
+		}
+		if err != nil {
+			return nil, fmt.Errorf("unpack %s: %s: %w", what, f.name, err)
+		}
+		return out, nil
+	}
+	return nil, fmt.Errorf("unpack %s: %w: neither ELF, nor an image, nor compressed in a known way", what, ErrNotKernel)
+}
+
+// readBounded reads all of r, but no more than a kernel can have.
+func readBounded(r io.Reader, packed int) ([]byte, error) {
+	var out bytes.Buffer
+	out.Grow(min(4*packed, 64<<20)) // kernels shrink to about a quarter
+	n, err := io.Copy(&out, io.LimitReader(r, maxUnpacked+1))
+	switch {
+	case err != nil:
+		return nil, err
+	case n > maxUnpacked:
+		return nil, fmt.Errorf("unpacks to more than %d bytes", maxUnpacked)
+	}
+	return out.Bytes(), nil
+}
+
+func isELF(b []byte) bool { return bytes.HasPrefix(b, []byte("\x7fELF")) }
+
+// Offsets in the header of a bzImage: Documentation/arch/x86/boot.rst (6.12).
+const (
+	bzSetupSects    = 0x1f1
+	bzMagic         = 0x202 // "HdrS"
+	bzVersion       = 0x206
+	bzPayloadOffset = 0x248
+	bzPayloadLength = 0x24c
+	bzHeaderEnd     = 0x250
+	bzPayloadSince  = 0x208 // boot protocol version that has the payload fields
+)
+
+func isBzImage(b []byte) bool {
+	return len(b) >= bzHeaderEnd && string(b[bzMagic:bzMagic+4]) == "HdrS"
+}
+
+// bzImagePayload returns the compressed kernel of a bzImage. Except with gzip,
+// whose trailer has it already, the size of the unpacked kernel is its last
+// word, which no decompressor minds.
+func bzImagePayload(b []byte) ([]byte, error) {
+	if v := le.Uint16(b[bzVersion:]); v < bzPayloadSince {
+		return nil, fmt.Errorf("unpack bzImage: boot protocol %d.%02d does not say where the kernel is", v>>8, v&0xff)
+	}
+	sects := uint64(b[bzSetupSects])
+	if sects == 0 {
+		sects = 4
+	}
+	start := (sects+1)*512 + uint64(le.Uint32(b[bzPayloadOffset:]))
+	size := uint64(le.Uint32(b[bzPayloadLength:]))
+	if start > uint64(len(b)) || size > uint64(len(b))-start {
+		return nil, fmt.Errorf("unpack bzImage: the payload of %#x bytes at %#x exceeds the file of %#x bytes", size, start, len(b))
+	}
+	return b[start : start+size], nil
+}
+
+// Offsets in the header of an EFI image: drivers/firmware/efi/libstub/zboot-header.S (6.12).
+const (
+	zbootMagic  = 4 // "zimg"
+	zbootOffset = 8
+	zbootSize   = 12
+	zbootHeader = 64
+)
+
+func isZboot(b []byte) bool {
+	return len(b) >= zbootHeader && string(b[:2]) == "MZ" && string(b[zbootMagic:zbootMagic+4]) == "zimg"
+}
+
+func zbootPayload(b []byte) ([]byte, error) {
+	start, size := uint64(le.Uint32(b[zbootOffset:])), uint64(le.Uint32(b[zbootSize:]))
+	if start > uint64(len(b)) || size > uint64(len(b))-start {
+		return nil, fmt.Errorf("unpack EFI image: the payload of %#x bytes at %#x exceeds the file of %#x bytes", size, start, len(b))
+	}
+	return b[start : start+size], nil
+}
