@@ -19,6 +19,9 @@ type comparison struct {
 	globals       map[string]int         // of the original object, by name
 	removed       map[string][]*piece    // variables that are gone, by name
 	layouts       map[[2]int]bool        // see sameLayout
+	claimed       []*pairing             // those with claims
+	witnesses     []claim                // lines that did not move
+	mainFiles     map[string]bool        // see fileKey
 	delta         *Delta
 }
 
@@ -36,6 +39,8 @@ type pairing struct {
 	why        *Difference // why they differ, nil if they do not
 	through    *pairing    // the constant that why is about, nil if they differ themselves
 	dependents []dependent
+	claims     []claim // differences that may be of line numbers only
+	lines      bool    // there are some, in it or in what it refers to, and they are
 }
 
 // dependent is a pairing that refers to another at a place.
@@ -82,8 +87,11 @@ func (c *comparison) run() {
 		}
 		if p.why != nil {
 			unequal = append(unequal, p)
+		} else if len(p.claims) > 0 {
+			c.claimed = append(c.claimed, p)
 		}
 	}
+	unequal = append(unequal, c.settleLines()...)
 	// From here on each pairing knows of its own differences.
 	for len(unequal) > 0 {
 		p := unequal[len(unequal)-1]
@@ -137,7 +145,8 @@ func (c *comparison) sameRef(p *pairing, r, q *ref) bool {
 // are the same if their contents are.
 func anonymous(a, b *piece) bool {
 	return a.kind == literal && b.kind == literal ||
-		a.kind == variable && b.kind == variable && isNumbered(a.name) && stem(a.name) == stem(b.name)
+		a.kind == variable && b.kind == variable && isNumbered(a.name) && stem(a.name) == stem(b.name) ||
+		a.special != nil && a.special == b.special && a.kind == b.kind
 }
 
 // samePlace compares two references into functions that are twins: labels
@@ -176,6 +185,9 @@ func (c *comparison) compareData(p *pairing) *Difference {
 			if a.size == b.size && string(c.orig.data(a)) == string(c.patched.data(b)) {
 				return nil
 			}
+			if c.opt.Kernel && c.lineString(p) {
+				return nil
+			}
 			return &Difference{Old: old, New: now, whole: true}
 		}
 	}
@@ -183,7 +195,7 @@ func (c *comparison) compareData(p *pairing) *Difference {
 	if a.size != b.size && (a.kind != literal || b.kind != literal || !c.orig.emptyFrom(a, n) || !c.patched.emptyFrom(b, n)) {
 		return &Difference{Off: n, Old: fmt.Sprintf("%d bytes", a.size), New: fmt.Sprintf("%d bytes", b.size)}
 	}
-	x, y := c.orig.data(a), c.patched.data(b)
+	x, y := c.withoutLines(p, c.orig.data(a), c.patched.data(b))
 	i, k := 0, 0
 	for off := uint64(0); off < n || i < len(a.refs) || k < len(b.refs); {
 		next := n
@@ -211,7 +223,7 @@ func (c *comparison) compareData(p *pairing) *Difference {
 		i++
 		k++
 	}
-	return nil
+	return c.compareEntries(p)
 }
 
 func fieldSize(m elf.Machine, typ uint32) uint64 {
@@ -251,7 +263,7 @@ func (s *side) emptyFrom(p *piece, off uint64) bool {
 func (c *comparison) compareCode(p *pairing) *Difference {
 	a, b := p.orig, p.patched
 	if c.identical(p) {
-		return nil
+		return c.compareEntries(p)
 	}
 	x, y := c.orig.insns(a), c.patched.insns(b)
 	defer a.forget()
@@ -270,6 +282,9 @@ func (c *comparison) compareCode(p *pairing) *Difference {
 		}
 		rx, ry := c.orig.refsOf(a, x[i]), c.patched.refsOf(b, y[k])
 		verdict := c.sameInsn(p, instance{x[i], rx}, instance{y[k], ry})
+		if verdict == otherInsn && c.opt.Kernel && len(rx) == 0 && len(ry) == 0 && c.lineInsn(p, x, y, i, k) {
+			verdict = sameInsn
+		}
 		if verdict == otherInsn || verdict == otherTarget && branch == nil {
 			d := &Difference{Off: uint64(y[k].off), Old: c.orig.text(a, x[i], rx), New: c.patched.text(b, y[k], ry)}
 			if verdict == otherInsn {
@@ -288,7 +303,7 @@ func (c *comparison) compareCode(p *pairing) *Difference {
 	case k < len(y):
 		return &Difference{Off: uint64(y[k].off), Old: endText, New: c.patched.text(b, y[k], c.patched.refsOf(b, y[k]))}
 	}
-	return nil
+	return c.compareEntries(p)
 }
 
 // identical compares two functions of the same size byte by byte and

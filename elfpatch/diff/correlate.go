@@ -300,6 +300,9 @@ func eachUse(p *piece, fn func(*piece)) {
 			fn(to)
 		}
 	}
+	for _, e := range p.entries {
+		eachUse(e, fn)
+	}
 	for _, part := range p.parts {
 		eachUse(part, fn)
 	}
@@ -426,13 +429,17 @@ func (s *side) usersOf(p *piece) []*piece {
 	if s.users == nil {
 		s.users = make([][]*piece, len(s.pieces))
 		for _, p := range s.pieces {
+			user := p
+			if p.kind == entry && p.about != nil {
+				user = p.about
+			}
 			for i := range p.refs {
 				to := p.refs[i].to
-				if to == nil || to == p || p.refs[i].anchor {
+				if to == nil || to == user || p.refs[i].anchor {
 					continue
 				}
-				if l := s.users[to.id]; len(l) == 0 || l[len(l)-1] != p {
-					s.users[to.id] = append(l, p)
+				if l := s.users[to.id]; len(l) == 0 || l[len(l)-1] != user {
+					s.users[to.id] = append(l, user)
 				}
 			}
 		}

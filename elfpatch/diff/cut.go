@@ -14,13 +14,21 @@ type cutter struct {
 	c        *comparison
 	out      *elfpatch.File
 	taken    map[string]bool
-	included map[*piece]int // pieces of the patched object and their symbols in out
+	included map[*piece]int // pieces of the patched object and their symbols in out, 0 if they have none
+	places   map[*piece]place
 	order    []*piece       // in the order of inclusion
 	external map[extKey]int // symbols in out
 	list     []External
 	clusters map[int]*cluster   // by section of the patched object
 	layouts  map[*piece]*layout // of functions whose code moves
 	refusals refusal.List
+	kern     *kernelCutter // nil for objects of programs
+}
+
+// place is where a piece went.
+type place struct {
+	sec *elfpatch.Section
+	off uint64
 }
 
 // A cluster is a stretch of a section of constants that is copied as one,
@@ -39,11 +47,18 @@ type extKey struct {
 
 // Cut makes the object that a patch is made from. Its error is the list of
 // refusals, those of Compare included.
-func (d *Delta) Cut() (*Cut, error) {
+func (d *Delta) Cut() (*Cut, error) { return d.CutFor(CutOptions{}) }
+
+// CutFor is Cut with what is known of the target.
+func (d *Delta) CutFor(opt CutOptions) (*Cut, error) {
 	k := &cutter{
 		c: d.c, out: elfpatch.New(elf.ET_REL, d.c.m), taken: map[string]bool{},
-		included: map[*piece]int{}, external: map[extKey]int{}, clusters: map[int]*cluster{}, layouts: map[*piece]*layout{},
+		included: map[*piece]int{}, places: map[*piece]place{}, external: map[extKey]int{}, clusters: map[int]*cluster{}, layouts: map[*piece]*layout{},
 		refusals: append(refusal.List(nil), d.Refusals...),
+	}
+	if d.c.opt.Kernel {
+		k.kern = newKernelCutter(k, opt)
+		k.kern.requests()
 	}
 	for _, p := range d.c.patched.pieces {
 		if k.isRoot(p) {
@@ -64,6 +79,9 @@ func (d *Delta) Cut() (*Cut, error) {
 	for _, p := range k.order {
 		k.emit(p, rels)
 	}
+	if k.kern != nil {
+		k.kern.finish(rels)
+	}
 	for _, sec := range k.out.Sections[:len(k.out.Sections):len(k.out.Sections)] {
 		if err := k.out.SetRelocations(sec, rels[sec]); err != nil {
 			return nil, fmt.Errorf("cut: %w", err)
@@ -74,9 +92,12 @@ func (d *Delta) Cut() (*Cut, error) {
 	}
 	cut := &Cut{Object: k.out, Externals: k.list}
 	for _, p := range k.order {
-		if p.kind == function && p.parent == nil && p.twin != nil {
+		if p.kind == function && p.parent == nil && p.twin != nil && d.c.status(p) == Changed {
 			cut.Funcs = append(cut.Funcs, CutFunc{Name: p.name, Symbol: k.included[p], Orig: p.twin.sym})
 		}
+	}
+	if k.kern != nil {
+		cut.Kernel = k.kern.result()
 	}
 	return cut, nil
 }
@@ -84,6 +105,9 @@ func (d *Delta) Cut() (*Cut, error) {
 // isRoot reports what the patch brings along for its own sake: changed
 // functions, and what is new and other objects may refer to.
 func (k *cutter) isRoot(p *piece) bool {
+	if k.kern != nil && !k.kern.mayBeRoot(p) {
+		return false
+	}
 	switch k.c.status(p) {
 	case Changed:
 		return p.kind == function && p.parent == nil
@@ -99,6 +123,9 @@ func (k *cutter) include(p *piece) {
 	}
 	k.included[p] = 0
 	k.order = append(k.order, p)
+	if k.kern != nil {
+		k.kern.check(p)
+	}
 	for _, part := range p.parts {
 		k.include(part)
 	}
@@ -114,6 +141,9 @@ func (k *cutter) follow(p *piece) {
 		if r.to != nil && !r.anchor && k.isOwn(r.to) {
 			k.include(r.to)
 		}
+	}
+	if k.kern != nil {
+		k.kern.followEntries(p)
 	}
 }
 
@@ -160,6 +190,8 @@ func (k *cutter) isOwn(p *piece) bool {
 		return true
 	}
 	switch {
+	case p.special != nil, p.kind == entry:
+		return true
 	case p.live:
 		return p.twin == nil
 	case p.kind == literal:
@@ -180,6 +212,10 @@ func (k *cutter) isOwn(p *piece) bool {
 // name gives every included piece its section and symbol. The sections are
 // named after the pieces, as compilers do for -ffunction-sections.
 func (k *cutter) name() {
+	if k.kern != nil {
+		k.kern.place()
+		return
+	}
 	for _, p := range k.order {
 		sec := elfpatch.Section{Type: elf.SHT_PROGBITS, Flags: elf.SHF_ALLOC, Align: 1}
 		sym := elfpatch.Symbol{Type: elf.STT_OBJECT, Bind: elf.STB_LOCAL, Size: p.size}
@@ -222,6 +258,7 @@ func (k *cutter) name() {
 			sym.Section = k.out.AddSection(sec).Index
 		}
 		k.included[p] = k.out.AddSymbol(sym)
+		k.places[p] = place{k.out.Sections[sym.Section], sym.Value}
 	}
 }
 

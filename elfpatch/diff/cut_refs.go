@@ -12,14 +12,13 @@ import (
 
 // emit adds the relocations of a piece to those of its section.
 func (k *cutter) emit(p *piece, rels map[*elfpatch.Section][]elfpatch.Rela) {
-	sym := &k.out.Symbols[k.included[p]]
-	sec := k.out.Sections[sym.Section]
+	sec, at := k.places[p].sec, k.places[p].off
 	for i := range p.refs {
 		r := &p.refs[i]
 		if r.derived {
-			if !k.rebase(p, r, sec.Data[sym.Value:]) {
+			if !k.rebase(p, r, sec.Data[at:]) {
 				rels[sec] = append(rels[sec], k.island(p, r, sec)...)
-				sym.Size = sec.Size - sym.Value
+				k.out.Symbols[k.included[p]].Size = sec.Size - at
 			}
 			continue
 		}
@@ -28,9 +27,9 @@ func (k *cutter) emit(p *piece, rels map[*elfpatch.Section][]elfpatch.Rela) {
 			continue
 		}
 		if r.implicit {
-			clearField(k.c.m, rel.Type, sec.Data[sym.Value+rel.Offset:])
+			clearField(k.c.m, rel.Type, sec.Data[at+rel.Offset:])
 		}
-		rel.Offset += sym.Value
+		rel.Offset += at
 		rels[sec] = append(rels[sec], rel)
 	}
 }
@@ -76,7 +75,7 @@ func (k *cutter) relocation(p *piece, r *ref) (elfpatch.Rela, bool) {
 		switch to, delta := k.baseFor(p, r.to); {
 		case to == nil:
 		case k.isIncluded(to):
-			rel.Symbol = uint32(k.included[to])
+			k.bind(&rel, r, to)
 		default:
 			rel.Symbol = uint32(k.original(to, r))
 			rel.Addend += delta
@@ -84,7 +83,7 @@ func (k *cutter) relocation(p *piece, r *ref) (elfpatch.Rela, bool) {
 	case r.to != nil && (k.takesEntry(p, r) || k.isInterposable(r)):
 		rel.Symbol = uint32(k.original(r.to, r))
 	case r.to != nil && k.isIncluded(r.to):
-		rel.Symbol = uint32(k.included[r.to])
+		k.bind(&rel, r, r.to)
 	case r.to != nil:
 		rel.Symbol = uint32(k.original(r.to, r))
 		if r.to.twin != nil && r.to.twin.sym == 0 {
@@ -97,6 +96,18 @@ func (k *cutter) relocation(p *piece, r *ref) (elfpatch.Rela, bool) {
 		k.refuse(refusal.Unsupported, p, r, "it refers to %s, which has no name", k.c.patched.refText(r))
 	}
 	return rel, true
+}
+
+// bind makes a relocation lead to a piece that the patch brings along. In
+// kernel objects one by way of a section stays so, because objtool looks for
+// that form, and what has no symbol is reached by its section.
+func (k *cutter) bind(rel *elfpatch.Rela, r *ref, to *piece) {
+	rel.Symbol = uint32(k.included[to])
+	if k.kern != nil && (rel.Symbol == 0 || k.kern.bySection(r)) {
+		at := k.places[to]
+		rel.Symbol = uint32(k.kern.sectionSymbol(at.sec))
+		rel.Addend += int64(at.off)
+	}
 }
 
 // rebase makes an access through an address in a register right for the
@@ -187,14 +198,14 @@ func (k *cutter) isIncluded(p *piece) bool {
 // pointers compare equal in old and new code.
 func (k *cutter) takesEntry(p *piece, r *ref) bool {
 	return r.to.kind == function && r.add == 0 && r.to.twin != nil && r.to.twin.sym != 0 && r.to.parent == nil &&
-		!p.table && !k.c.patched.isBranch(p, r)
+		!p.table && p.kind != entry && !k.c.patched.isBranch(p, r)
 }
 
 // isInterposable reports a reference, a call too, to a changed function by a
 // name that another module of the program may define as well. The target knows
 // which one it means; if it is its own, the entry leads to the replacement.
 func (k *cutter) isInterposable(r *ref) bool {
-	if r.to.kind != function || r.add != 0 || r.implicit || r.to.twin == nil || r.to.twin.sym == 0 {
+	if k.kern != nil || r.to.kind != function || r.add != 0 || r.implicit || r.to.twin == nil || r.to.twin.sym == 0 {
 		return false
 	}
 	sym := &k.c.patched.f.Symbols[r.sym]
@@ -361,7 +372,7 @@ func (c *comparison) originalNamed(name string) int {
 
 // isBranch reports whether a reference of a function is a call or a jump.
 func (s *side) isBranch(p *piece, r *ref) bool {
-	if p.kind != function {
+	if p.kind != function && !s.isSupportCode(p) {
 		return false
 	}
 	if r.implicit {

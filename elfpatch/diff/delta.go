@@ -11,6 +11,11 @@ import (
 // Options of Compare.
 type Options struct {
 	Name string // of the objects in refusals, "meminfo.o"; "object" if empty
+	// Kernel applies the rules of kernel objects: tables about code, variables
+	// that belong to places in code, line numbers, functions that cannot be
+	// patched. kernel.IsObject tells which objects they are for.
+	Kernel bool
+	Lines  *LineShift // how lines moved from the original source to the patched one, nil if not known
 }
 
 // Compare tells what became of every function and variable of an object. That
@@ -24,11 +29,11 @@ func Compare(orig, patched *elfpatch.File, opt Options) (*Delta, error) {
 	if err := comparable(orig, patched, opt); err != nil {
 		return nil, err
 	}
-	a, err := newSide(orig, "the original object")
+	a, err := newSide(orig, "the original object", opt.Kernel)
 	if err != nil {
 		return nil, err
 	}
-	b, err := newSide(patched, "the patched object")
+	b, err := newSide(patched, "the patched object", opt.Kernel)
 	if err != nil {
 		return nil, err
 	}
@@ -105,6 +110,9 @@ func (c *comparison) status(p *piece) Status {
 func (c *comparison) report() {
 	d := c.delta
 	for _, p := range c.patched.pieces {
+		if p.prefix || p.special != nil {
+			continue
+		}
 		switch p.kind {
 		case function:
 			f := Func{Name: p.name, Status: c.status(p), Patched: p.sym, Why: c.why[p], Size: p.size}
@@ -125,7 +133,7 @@ func (c *comparison) report() {
 	}
 	for _, p := range c.orig.pieces {
 		switch {
-		case p.twin != nil:
+		case p.twin != nil, p.prefix, p.special != nil:
 		case p.kind == function:
 			d.Funcs = append(d.Funcs, Func{Name: p.name, Status: Removed, Orig: p.sym, OldSize: p.size})
 		case p.kind == variable:

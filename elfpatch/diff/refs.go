@@ -19,7 +19,9 @@ func (s *side) readRefs(i int) {
 		for _, p := range s.secs[i].pieces {
 			s.readCode(p)
 		}
-	case dataSect, pooled:
+	case supportSect:
+		s.readSupport(i)
+	case dataSect, pooled, tableSect:
 		for _, r := range s.secs[i].rels {
 			s.note(i, s.explicit(r, 0))
 		}
@@ -29,7 +31,7 @@ func (s *side) readRefs(i int) {
 // note keeps a reference and the place it leads to.
 func (s *side) note(from int, r ref) {
 	s.secs[from].raw = append(s.secs[from].raw, r)
-	if r.sec > 0 && s.secs[r.sec].kind == dataSect && r.add >= 0 && uint64(r.add) <= s.f.Sections[r.sec].Size {
+	if r.sec > 0 && (s.secs[r.sec].kind == dataSect || s.secs[r.sec].kind == supportSect) && r.add >= 0 && uint64(r.add) <= s.f.Sections[r.sec].Size {
 		s.secs[r.sec].cuts = append(s.secs[r.sec].cuts, uint64(r.add))
 	}
 }
@@ -154,7 +156,7 @@ func (s *side) settleRefs() {
 // starts of strings or variables, which they do not counted from their places.
 // References must not be settled yet; see table.
 func (s *side) isTable(p *piece) bool {
-	if p.kind == function || p.live || len(p.refs) == 0 {
+	if p.kind == function || p.kind == entry || p.live || len(p.refs) == 0 || s.secs[p.sec].kind == supportSect {
 		return false
 	}
 	code, starts, places := true, true, true

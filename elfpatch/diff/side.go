@@ -8,13 +8,16 @@ import (
 	"strings"
 
 	"livepatch/elfpatch"
+	"livepatch/elfpatch/kernel"
 )
 
 // side is one of the two objects, taken apart: every allocated section is cut
 // into pieces, and every reference from one piece to another is resolved.
 type side struct {
 	f      *elfpatch.File
-	name   string // in errors
+	name   string  // in errors
+	kernel bool    // by the rules of kernel objects
+	tables []error // of tables whose entries cannot be told apart
 	secs   []section
 	pieces []*piece
 	bySym  []*piece   // the piece a symbol stands in; nil if none
@@ -27,6 +30,8 @@ type side struct {
 // section is what a side knows about a section of the file.
 type section struct {
 	kind   sectionKind
+	row    *kernel.Section // what the kernel uses it for; nil if nothing of its own
+	layout *kernel.Layout  // of tables
 	rels   []elfpatch.Rela // by offset
 	names  []int           // symbols that stand in it, by value
 	pieces []*piece        // by offset, without overlaps
@@ -37,10 +42,12 @@ type section struct {
 type sectionKind uint8
 
 const (
-	ignored  sectionKind = iota // not loaded, or tables about code that are made anew
-	codeSect                    // instructions
-	dataSect                    // variables and constants
-	pooled                      // SHF_MERGE: each string or constant is a piece
+	ignored     sectionKind = iota // not loaded, or tables about code that are made anew
+	codeSect                       // instructions
+	dataSect                       // variables and constants
+	pooled                         // SHF_MERGE: each string or constant is a piece
+	supportSect                    // kernel: code that only tables lead to; a piece begins wherever something refers to
+	tableSect                      // kernel: entries about code, each of them a piece
 )
 
 // piece is a function, a variable, or a constant.
@@ -59,8 +66,12 @@ type piece struct {
 	twin      *piece // in the other object
 	parent    *piece // the function that this outlined part belongs to
 	parts     []*piece
-	table     bool // its words are distances from its start
-	broken    bool // code: not all bytes are instructions
+	table     bool             // its words are distances from its start
+	special   *kernel.NameRule // kernel: it stands for a place in the code, not for state; the patch brings its own
+	prefix    bool             // kernel: the padding before the function that is its parent
+	entries   []*piece         // kernel: entries of tables about this code, by section and place
+	about     *piece           // kernel: the code that this entry is about
+	broken    bool             // code: not all bytes are instructions
 	index     []insn
 	judged    *pairing // of the piece and its twin, in the original object
 }
@@ -71,6 +82,7 @@ const (
 	function pieceKind = iota
 	variable           // named data, constants too
 	literal            // data without a name: strings, constants, jump tables
+	entry              // kernel: of a table about code
 )
 
 // ref is one reference that a piece makes.
@@ -97,10 +109,13 @@ type derivation struct {
 	baseAdd int64
 }
 
-func newSide(f *elfpatch.File, name string) (*side, error) {
-	s := &side{f: f, name: name, secs: make([]section, len(f.Sections)), bySym: make([]*piece, len(f.Symbols))}
+func newSide(f *elfpatch.File, name string, rules bool) (*side, error) {
+	s := &side{f: f, name: name, kernel: rules, secs: make([]section, len(f.Sections)), bySym: make([]*piece, len(f.Symbols))}
 	for i, sec := range f.Sections {
 		s.secs[i].kind = kindOf(sec)
+		if rules {
+			s.applyRow(i)
+		}
 		if s.secs[i].kind == ignored {
 			continue
 		}
@@ -112,6 +127,7 @@ func newSide(f *elfpatch.File, name string) (*side, error) {
 	}
 	s.sortNames()
 	// From here on each section has its names in order.
+	s.cutTables()
 	for i := range s.secs {
 		if s.secs[i].kind == codeSect {
 			s.cutCode(i)
@@ -129,6 +145,8 @@ func newSide(f *elfpatch.File, name string) (*side, error) {
 			s.cutData(i)
 		case pooled:
 			s.cutPool(i)
+		case supportSect:
+			s.cutSupport(i)
 		}
 	}
 	s.settleRefs()
@@ -136,6 +154,8 @@ func newSide(f *elfpatch.File, name string) (*side, error) {
 		s.deriveRefs(p)
 	}
 	s.adoptParts()
+	s.adoptPrefixes()
+	s.attachEntries()
 	return s, nil
 }
 
@@ -246,6 +266,9 @@ func (s *side) add(p *piece) *piece {
 		p.name = s.f.Symbols[p.sym].Name
 	} else if p.sec > 0 {
 		p.name = fmt.Sprintf("%s+%#x", s.f.Sections[p.sec].Name, p.off)
+	}
+	if s.kernel {
+		s.classify(p)
 	}
 	for _, i := range p.syms {
 		s.bySym[i] = p

@@ -53,6 +53,8 @@ type Section struct {
 	// BootOnly: the kernel acts on the entries of its own image only, when it
 	// boots. Code with such an entry cannot live in a module.
 	BootOnly bool
+	// Derived: the entries follow from the code, so they are not compared.
+	Derived bool
 	// Harmless: code works the same without its entry in this Registry.
 	Harmless bool
 	Source   string

@@ -1,0 +1,564 @@
+package diff
+
+import (
+	"bytes"
+	"cmp"
+	"debug/elf"
+	"encoding/binary"
+	"fmt"
+	"path"
+	"slices"
+	"strconv"
+	"strings"
+
+	"livepatch/disasm"
+	"livepatch/elfpatch/kernel"
+)
+
+// A patch that adds a line changes __LINE__ everywhere behind it, in kernels in
+// nearly every function. Such differences are claims until all of the object
+// has been compared; then each is judged by its value: it has to be the old one
+// moved as that place of the source moved. How that moved is told by the patch
+// itself, by the line tables of the two objects, or by the other claims.
+
+// claim is a difference that looks like one of line numbers.
+type claim struct {
+	p             *pairing
+	old, new      int64
+	file          string // source file that stands beside the line, "" if none does
+	strong        bool   // it is a line by its place: of a BUG, an argument that is a line
+	orig, patched *piece // code that it is in or about; nil for data
+	oldOff        uint64
+	newOff        uint64
+	why           *Difference // if it turns out to be more than that
+}
+
+// maxShift is by how many lines a patch may move what it does not change.
+const maxShift = 4096
+
+// claim notes a difference; equal lines only bear witness.
+func (c *comparison) claim(p *pairing, x claim) {
+	if x.old == x.new {
+		if x.strong && len(c.witnesses) < maxWitnesses {
+			c.witnesses = append(c.witnesses, x)
+		}
+		return
+	}
+	x.p = p
+	p.claims = append(p.claims, x)
+}
+
+// maxWitnesses bounds how many lines that did not move are kept.
+const maxWitnesses = 1 << 16
+
+// settleLines judges all claims and returns the pairings that differ after all.
+func (c *comparison) settleLines() []*pairing {
+	var unequal, same []*pairing
+	j := c.newJudge()
+	for _, p := range c.claimed {
+		if p.why != nil {
+			continue
+		}
+		for i := range p.claims {
+			if !j.accepts(&p.claims[i]) {
+				p.why = p.claims[i].why
+				break
+			}
+		}
+		if p.why != nil {
+			unequal = append(unequal, p)
+		} else {
+			p.lines = true
+			same = append(same, p)
+		}
+	}
+	for len(same) > 0 {
+		p := same[len(same)-1]
+		same = same[:len(same)-1]
+		for _, d := range p.dependents {
+			if !d.p.lines {
+				d.p.lines = true
+				same = append(same, d.p)
+			}
+		}
+	}
+	return unequal
+}
+
+// lineJudge knows how lines moved.
+type lineJudge struct {
+	c     *comparison
+	moves map[string][]lineMove // by file, in order of old lines; of strong claims and witnesses
+	lines [2]*lineTable         // of the objects, nil without
+}
+
+type lineMove struct {
+	old, new int64
+	bad      bool // it contradicts another one
+}
+
+func (c *comparison) newJudge() *lineJudge {
+	j := &lineJudge{c: c, moves: map[string][]lineMove{}}
+	if len(c.claimed) == 0 {
+		return j
+	}
+	for _, w := range c.witnesses {
+		j.add(&w)
+	}
+	for _, p := range c.claimed {
+		for i := range p.claims {
+			if p.claims[i].strong {
+				j.add(&p.claims[i])
+			}
+		}
+	}
+	for key, l := range j.moves {
+		slices.SortFunc(l, func(a, b lineMove) int { return cmp.Or(cmp.Compare(a.old, b.old), cmp.Compare(a.new, b.new)) })
+		l = slices.Compact(l)
+		high := int64(-1) // of the new lines so far
+		from := 0         // those of the old line before have their end here
+		for i := range l {
+			l[i].bad = l[i].new-l[i].old > maxShift || l[i].old-l[i].new > maxShift
+			if i > 0 && l[i].old == l[i-1].old {
+				l[i].bad, l[i-1].bad = true, true
+			}
+			if l[i].new <= high {
+				l[i].bad = true
+				for k := i - 1; k >= from && k >= 0 && l[k].new >= l[i].new; k-- {
+					l[k].bad = true
+				}
+			}
+			high = max(high, l[i].new)
+		}
+		j.moves[key] = l
+	}
+	if c.opt.Lines == nil {
+		old, now := readLines(c.orig.f), readLines(c.patched.f)
+		if old != nil && now != nil {
+			j.lines = [2]*lineTable{old, now}
+		}
+	}
+	return j
+}
+
+func (j *lineJudge) add(x *claim) {
+	key := j.c.fileKey(x.file)
+	j.moves[key] = append(j.moves[key], lineMove{old: x.old, new: x.new})
+}
+
+// fileKey puts claims about one file together: "" is the file that the object
+// was made from.
+func (c *comparison) fileKey(file string) string {
+	if file == "" {
+		return ""
+	}
+	base := path.Base(file)
+	if c.mainFiles == nil {
+		c.mainFiles = map[string]bool{}
+		n := 0
+		for _, sym := range c.orig.f.Symbols {
+			if sym.Type == elf.STT_FILE {
+				c.mainFiles[path.Base(sym.Name)] = true
+				n++
+			}
+		}
+		if n > 1 {
+			c.mainFiles = map[string]bool{} // linked from several: each goes by its name
+		}
+	}
+	if c.mainFiles[base] {
+		return ""
+	}
+	return base
+}
+
+// accepts reports whether a claim is nothing but lines that moved.
+func (j *lineJudge) accepts(x *claim) bool {
+	shift := x.new - x.old
+	if shift > maxShift || shift < -maxShift || x.old <= 0 || x.new <= 0 {
+		return false
+	}
+	if j.c.opt.Lines != nil {
+		return j.c.opt.Lines.fits(x, j.c.sourceFile())
+	}
+	if j.lines[0] != nil && x.orig != nil {
+		old, ok := j.lines[0].at(x.orig.sec, x.orig.off+x.oldOff)
+		now, ok2 := j.lines[1].at(x.patched.sec, x.patched.off+x.newOff)
+		if ok && ok2 {
+			return now-old == shift || j.sameMove(x)
+		}
+	}
+	if x.strong {
+		return j.sameMove(x)
+	}
+	return j.between(x)
+}
+
+// sameMove reports a claim that no other one contradicts.
+func (j *lineJudge) sameMove(x *claim) bool {
+	l := j.moves[j.c.fileKey(x.file)]
+	k, _ := slices.BinarySearchFunc(l, x.old, func(m lineMove, old int64) int { return cmp.Compare(m.old, old) })
+	for ; k < len(l) && l[k].old == x.old; k++ {
+		if l[k].new == x.new && !l[k].bad {
+			return true
+		}
+	}
+	return false
+}
+
+// between reports a claim whose neighbours on either side moved as far as it,
+// at least one of them.
+func (j *lineJudge) between(x *claim) bool {
+	l := j.moves[j.c.fileKey(x.file)]
+	k, found := slices.BinarySearchFunc(l, x.old, func(m lineMove, old int64) int { return cmp.Compare(m.old, old) })
+	if found {
+		return j.sameMove(x)
+	}
+	near := 0
+	for _, i := range []int{k - 1, k} {
+		if i < 0 || i >= len(l) {
+			continue
+		}
+		if l[i].bad || l[i].new-l[i].old != x.new-x.old {
+			return false
+		}
+		near++
+	}
+	return near > 0
+}
+
+// sourceFile is the name of the file that the object was made from, "" if it
+// was made from several.
+func (c *comparison) sourceFile() string {
+	name := ""
+	for _, sym := range c.orig.f.Symbols {
+		if sym.Type == elf.STT_FILE && sym.Name != name {
+			if name != "" {
+				return ""
+			}
+			name = sym.Name
+		}
+	}
+	return name
+}
+
+// sourceName is the text of the string that a reference leads to, if it is the
+// name of a source file; else "".
+func (s *side) sourceName(r *ref) string {
+	if r.to == nil || r.to.kind == function || r.to.bss || r.to.sec == 0 || r.add < 0 || uint64(r.add) >= r.to.size {
+		return ""
+	}
+	b := s.data(r.to)[r.add:]
+	if k := bytes.IndexByte(b, 0); k >= 0 {
+		b = b[:k]
+	}
+	if len(b) < 3 || len(b) > 4096 {
+		return ""
+	}
+	if text := string(b); hasSuffix(text, ".c", ".h", ".S", ".rs", ".cc", ".inc") {
+		return text
+	}
+	return ""
+}
+
+// lineString notes a claim for two strings that differ in a line behind the
+// name of a file only: "mm/slub.c:120".
+func (c *comparison) lineString(p *pairing) bool {
+	x, y := c.orig.data(p.orig), c.patched.data(p.patched)
+	n := 0
+	for n < len(x) && n < len(y) && x[n] == y[n] {
+		n++
+	}
+	for n > 0 && isDigit(x[n-1]) {
+		n--
+	}
+	i, k := n, n
+	for i < len(x) && isDigit(x[i]) {
+		i++
+	}
+	for k < len(y) && isDigit(y[k]) {
+		k++
+	}
+	if i == n || k == n || n < 4 || x[n-1] != ':' || !bytes.Equal(x[i:], y[k:]) {
+		return false
+	}
+	head := string(x[:n-1])
+	if !hasSuffix(head, ".c", ".h", ".S", ".rs") {
+		return false
+	}
+	file := head[strings.LastIndexAny(head, " \t(\"'=,")+1:]
+	old, err := strconv.ParseInt(string(x[n:i]), 10, 32)
+	now, err2 := strconv.ParseInt(string(y[n:k]), 10, 32)
+	if err != nil || err2 != nil || len(file) < 3 {
+		return false
+	}
+	was, _ := c.orig.quote(p.orig, 0)
+	is, _ := c.patched.quote(p.patched, 0)
+	c.claim(p, claim{old: old, new: now, strong: true, file: file, why: &Difference{Old: was, New: is, whole: true}})
+	return true
+}
+
+func isDigit(b byte) bool { return b >= '0' && b <= '9' }
+
+// withoutLines returns the contents of two variables that describe a place in
+// the code, without the line and the column there, and notes what differs in
+// those.
+func (c *comparison) withoutLines(p *pairing, x, y []byte) ([]byte, []byte) {
+	if p.orig.special == nil || p.patched.special == nil || len(x) == 0 || len(y) == 0 {
+		return x, y
+	}
+	for _, f := range kernel.LineFields {
+		if f.Off+4 > uint64(min(len(x), len(y))) || !c.orig.hasField(p.orig, f) || !c.patched.hasField(p.patched, f) {
+			continue
+		}
+		mask := uint32(1)<<f.Bits - 1
+		if f.Bits == 32 {
+			mask = ^uint32(0)
+		}
+		old, now := binary.LittleEndian.Uint32(x[f.Off:]), binary.LittleEndian.Uint32(y[f.Off:])
+		if old&mask == now&mask {
+			continue
+		}
+		x, y = bytes.Clone(x), bytes.Clone(y)
+		binary.LittleEndian.PutUint32(x[f.Off:], old&^mask)
+		binary.LittleEndian.PutUint32(y[f.Off:], now&^mask)
+		if f.Column {
+			continue
+		}
+		file := ""
+		for i := range p.orig.refs {
+			if file == "" {
+				file = c.orig.sourceName(&p.orig.refs[i])
+			}
+		}
+		old, now = old&mask, now&mask
+		c.claim(p, claim{old: int64(old), new: int64(now), strong: true, file: file,
+			why: &Difference{Off: f.Off, Old: fmt.Sprintf("line %d", old), New: fmt.Sprintf("line %d", now)}})
+	}
+	return x, y
+}
+
+// hasField reports data that a row of the table of line fields is about. What
+// clang does not name has to look like a place: a file name, and no reference
+// in the fields.
+func (s *side) hasField(p *piece, f kernel.LineField) bool {
+	if f.Data == "__unnamed_" || f.Data == "Lubsan_data" {
+		if !strings.Contains(p.special.Name, f.Data) || len(p.refs) == 0 || p.refs[0].off != 0 || s.sourceName(&p.refs[0]) == "" {
+			return false
+		}
+	} else if p.special.Name != f.Data {
+		return false
+	}
+	k := p.refAt(f.Off)
+	return k == len(p.refs) || p.refs[k].off >= f.Off+4
+}
+
+// fits reports whether a claim is what the patch did to its file. main is the
+// file of the object, for claims that name none.
+func (l *LineShift) fits(x *claim, main string) bool {
+	file := x.file
+	if file == "" {
+		file = main
+	}
+	if file == "" {
+		return false
+	}
+	for name, moves := range l.Files {
+		if !sameFile(name, file) {
+			continue
+		}
+		by := int64(0)
+		for _, m := range moves {
+			if int64(m.Line) <= x.old {
+				by = int64(m.By)
+			}
+		}
+		return x.new-x.old == by
+	}
+	return false
+}
+
+// sameFile reports whether one path ends as the other.
+func sameFile(a, b string) bool {
+	a, b = path.Clean(a), path.Clean(b)
+	if len(a) < len(b) {
+		a, b = b, a
+	}
+	return a == b || strings.HasSuffix(a, "/"+b)
+}
+
+// lineInsn notes a claim for two instructions that differ in a number that they
+// pass to a function which takes a line; false if they differ otherwise.
+func (c *comparison) lineInsn(p *pairing, x, y []insn, i, k int) bool {
+	reg, old, ok := loadedNumber(c.m, c.orig.bytesOf(p.orig, x[i]))
+	reg2, now, ok2 := loadedNumber(c.m, c.patched.bytesOf(p.patched, y[k]))
+	if !ok || !ok2 || reg != reg2 {
+		return false
+	}
+	from, to := c.orig.passedTo(p.orig, x, i, reg), c.patched.passedTo(p.patched, y, k, reg)
+	if from.callee == "" || from.callee != to.callee {
+		return false
+	}
+	strong := false
+	if arg, ok := kernel.LineArg(from.callee); ok && arg == argument(c.m, reg) {
+		strong = true
+	} else if !kernel.IsPrinter(from.callee) || from.beside == "" || from.beside != to.beside {
+		return false
+	}
+	file := from.beside
+	if file == "" {
+		file = from.file
+	}
+	c.claim(p, claim{
+		old: old, new: now, strong: strong, file: file, orig: p.orig, oldOff: uint64(x[i].off), patched: p.patched, newOff: uint64(y[k].off),
+		why: &Difference{Off: uint64(y[k].off), Old: c.orig.text(p.orig, x[i], nil), New: c.patched.text(p.patched, y[k], nil)},
+	})
+	return true
+}
+
+func (s *side) bytesOf(p *piece, in insn) []byte { return s.data(p)[in.off : in.off+uint32(in.len)] }
+
+// loadedNumber tells which register an instruction puts a number into.
+func loadedNumber(m elf.Machine, b []byte) (reg int, value int64, ok bool) {
+	if m == elf.EM_AARCH64 {
+		if len(b) != 4 {
+			return 0, 0, false
+		}
+		w := binary.LittleEndian.Uint32(b)
+		return int(w & 31), int64(w >> 5 & 0xffff), w&0xffe00000 == 0x52800000 // movz w, #imm
+	}
+	rex := byte(0)
+	if len(b) > 5 && b[0]&0xf0 == 0x40 {
+		rex, b = b[0], b[1:]
+	}
+	switch {
+	case len(b) == 5 && b[0] >= 0xb8 && b[0] <= 0xbf && rex&8 == 0: // mov $imm32,%r32
+		return int(b[0]&7) | int(rex&1)<<3, int64(binary.LittleEndian.Uint32(b[1:])), true
+	case len(b) == 6 && b[0] == 0xc7 && b[1]&0xf8 == 0xc0: // mov $imm32,%r64
+		return int(b[1]&7) | int(rex&1)<<3, int64(int32(binary.LittleEndian.Uint32(b[2:]))), true
+	}
+	return 0, 0, false
+}
+
+// x86Arguments are the registers of arguments, by number.
+var x86Arguments = []int{7, 6, 2, 1, 8, 9}
+
+// argument tells which argument a register holds, -1 for none.
+func argument(m elf.Machine, reg int) int {
+	if m == elf.EM_AARCH64 {
+		if reg < 8 {
+			return reg
+		}
+		return -1
+	}
+	return slices.Index(x86Arguments, reg)
+}
+
+// passing is what is known of the call that a number is passed to.
+type passing struct {
+	callee string
+	file   string // name of a source file that is passed too
+	beside string // … as the argument before or behind it
+}
+
+// maxPassing bounds how many instructions stand between a number and the call.
+const maxPassing = 24
+
+// passedTo finds the call that a register is passed to, if nothing on the way
+// uses it otherwise.
+func (s *side) passedTo(p *piece, list []insn, i, reg int) (out passing) {
+	arg := argument(s.f.Machine, reg)
+	if arg < 0 {
+		return out
+	}
+	for n := 0; n < maxPassing; n++ {
+		i++
+		if i >= len(list) {
+			return out
+		}
+		if list[i].pad {
+			continue
+		}
+		d, err := disasm.Decode(s.f.Machine, s.bytesOf(p, list[i]))
+		if err != nil {
+			return out
+		}
+		refs := s.refsOf(p, list[i])
+		switch {
+		case d.Flow == disasm.Call || d.Flow == disasm.Jump && len(refs) > 0:
+			if len(refs) != 1 {
+				return out
+			}
+			out.callee = s.calleeName(&refs[0])
+			s.findFile(p, list, i, arg, &out)
+			return out
+		case d.Flow == disasm.Jump:
+			k, ok := slices.BinarySearchFunc(list, int64(list[i].off)+d.PCOff, func(in insn, off int64) int { return cmp.Compare(int64(in.off), off) })
+			if !ok {
+				return out
+			}
+			i = k - 1
+		case d.Flow != disasm.Next:
+			return out
+		case mentions(s.f.Machine, disasm.Text(s.f.Machine, s.bytesOf(p, list[i]), 0, nil), reg):
+			return out
+		}
+	}
+	return out
+}
+
+func (s *side) calleeName(r *ref) string {
+	if r.to == nil {
+		return s.f.Symbols[r.sym].Name
+	}
+	if r.to.kind == function && r.add == 0 {
+		return r.to.name
+	}
+	return ""
+}
+
+// findFile looks at what is put into the other argument registers before a
+// call.
+func (s *side) findFile(p *piece, list []insn, call, arg int, out *passing) {
+	for k := call - 1; k >= 0 && k >= call-maxPassing; k-- {
+		refs := s.refsOf(p, list[k])
+		d, err := disasm.Decode(s.f.Machine, s.bytesOf(p, list[k]))
+		if err != nil || d.Flow == disasm.Call || d.Flow == disasm.IndirectCall {
+			return
+		}
+		for i := range refs {
+			name := s.sourceName(&refs[i])
+			if name == "" || refs[i].anchor {
+				continue
+			}
+			if out.file == "" {
+				out.file = name
+			}
+			e := registerEffect(s.f.Machine, s.bytesOf(p, list[k]))
+			if a := argument(s.f.Machine, e.address); e.address >= 0 && a >= 0 && (a == arg-1 || a == arg+1) && out.beside == "" {
+				out.beside = name
+			}
+		}
+	}
+}
+
+// mentions reports an instruction, as text, that has to do with a register.
+func mentions(m elf.Machine, text string, reg int) bool {
+	var names []string
+	if m == elf.EM_AARCH64 {
+		names = []string{fmt.Sprintf("w%d", reg), fmt.Sprintf("x%d", reg)}
+	} else {
+		names = x86Names[reg]
+	}
+	for _, word := range strings.FieldsFunc(text, func(r rune) bool { return !(r >= 'a' && r <= 'z' || r >= '0' && r <= '9') }) {
+		if slices.Contains(names, word) {
+			return true
+		}
+	}
+	return false
+}
+
+var x86Names = map[int][]string{
+	7: {"rdi", "edi", "di", "dil"}, 6: {"rsi", "esi", "si", "sil"}, 2: {"rdx", "edx", "dx", "dl", "dh"},
+	1: {"rcx", "ecx", "cx", "cl", "ch"}, 8: {"r8", "r8d", "r8w", "r8b"}, 9: {"r9", "r9d", "r9w", "r9b"},
+}
