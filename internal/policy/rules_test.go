@@ -34,7 +34,7 @@ var imports = map[string][]string{
 	"internal/testkit":    {},
 	"internal/testkit/vm": {"internal/testkit"},
 
-	"internal/image": {"elfpatch", "golang.org/x/sys/unix"},
+	"internal/image": {"elfpatch", "internal/kimage", "golang.org/x/sys/unix"},
 	"internal/demo":  {"elfpatch", "internal/build", "internal/pack", "internal/process"},
 	"internal/process": {"elfpatch", "internal/live", "internal/pack", "internal/refusal", "internal/resolve",
 		"manifest", "trampoline", "golang.org/x/sys/unix"},
