@@ -19,6 +19,7 @@ var imports = map[string][]string{
 	"internal/refusal": {},
 	"internal/pack":    {"internal/refusal", "manifest"},
 	"internal/pobj":    {"elfpatch", "elfpatch/match", "internal/refusal", "manifest"},
+	"internal/kmod":    {"elfpatch", "elfpatch/diff", "elfpatch/kernel", "internal/refusal"},
 	"internal/check":   {"disasm", "elfpatch", "internal/pack", "internal/refusal", "manifest", "trampoline"},
 	"internal/build": {"elfpatch", "elfpatch/diff", "elfpatch/match", "fentry", "internal/check", "internal/pack",
 		"internal/pobj", "internal/refusal", "manifest", "trampoline"},

@@ -1,0 +1,31 @@
+#!/bin/busybox sh
+# The first process of the machine: runs the steps in /vm/steps and writes to the
+# console, between lines that begin with the mark, what each prints, its exit code
+# and the kernel's messages since the step before.
+b=/bin/busybox
+$b --install -s /bin
+export PATH=/bin:/sbin HOME=/root
+mount -t proc proc /proc
+mount -t sysfs sysfs /sys
+mount -t devtmpfs devtmpfs /dev 2>/dev/null
+mount -t tmpfs tmpfs /tmp
+mount -t tmpfs tmpfs /run
+mount -t debugfs debugfs /sys/kernel/debug
+mount -t tracefs tracefs /sys/kernel/tracing 2>/dev/null
+ip link set lo up
+mark=$(cat /vm/mark)
+say() { printf '\n%s %s\n' "$mark" "$*"; }
+
+exec </dev/null >/dev/console 2>&1
+say log boot
+dmesg -r -c
+for step in /vm/steps/*; do
+	n=${step##*/}
+	say begin "$n"
+	cd /root
+	timeout "$(cat /vm/limit)" sh "$step" 2>&1
+	say end "$n" $?
+	dmesg -r -c
+done
+say off
+poweroff -f
