@@ -7,20 +7,21 @@ const module = "livepatch"
 // modules. A package without a line fails. The table is the architecture: a
 // new line in it needs a reason in ARCHITECTURE.md, not a broken build.
 var imports = map[string][]string{
-	"disasm":           {"golang.org/x/arch/arm64/arm64asm", "golang.org/x/arch/x86/x86asm"},
-	"docs":             {},
-	"elfpatch":         {},
-	"elfpatch/diff":    {"disasm", "elfpatch", "elfpatch/kernel", "internal/refusal"},
-	"elfpatch/kernel":  {"elfpatch"},
-	"elfpatch/match":   {"disasm", "elfpatch", "internal/refusal"},
-	"fentry":           {"disasm", "elfpatch", "trampoline"},
-	"trampoline":       {},
-	"manifest":         {},
-	"internal/refusal": {},
-	"internal/pack":    {"internal/refusal", "manifest"},
-	"internal/pobj":    {"elfpatch", "elfpatch/match", "internal/refusal", "manifest"},
-	"internal/kmod":    {"elfpatch", "elfpatch/diff", "elfpatch/kernel", "internal/refusal"},
-	"internal/check":   {"disasm", "elfpatch", "internal/pack", "internal/refusal", "manifest", "trampoline"},
+	"disasm":            {"golang.org/x/arch/arm64/arm64asm", "golang.org/x/arch/x86/x86asm"},
+	"docs":              {},
+	"elfpatch":          {},
+	"elfpatch/diff":     {"disasm", "elfpatch", "elfpatch/kernel", "internal/refusal"},
+	"elfpatch/kernel":   {"elfpatch"},
+	"elfpatch/match":    {"disasm", "elfpatch", "internal/refusal"},
+	"fentry":            {"disasm", "elfpatch", "trampoline"},
+	"trampoline":        {},
+	"manifest":          {},
+	"internal/refusal":  {},
+	"internal/pack":     {"internal/refusal", "manifest"},
+	"internal/pobj":     {"elfpatch", "elfpatch/match", "internal/refusal", "manifest"},
+	"internal/kmod":     {"elfpatch", "elfpatch/diff", "elfpatch/kernel", "internal/refusal"},
+	"internal/modcheck": {"disasm", "elfpatch", "elfpatch/kernel", "internal/check", "internal/kimage", "internal/pack", "internal/refusal", "manifest"},
+	"internal/check":    {"disasm", "elfpatch", "internal/pack", "internal/refusal", "manifest", "trampoline"},
 	"internal/build": {"elfpatch", "elfpatch/diff", "elfpatch/match", "fentry", "internal/check", "internal/pack",
 		"internal/pobj", "internal/refusal", "manifest", "trampoline"},
 	"internal/resolve": {"elfpatch"},
@@ -31,6 +32,7 @@ var imports = map[string][]string{
 	"internal/policy":  {},
 	"test":             {},
 
+	"internal/compile":    {},
 	"internal/header":     {},
 	"internal/testkit":    {},
 	"internal/testkit/vm": {"internal/testkit"},
@@ -41,13 +43,13 @@ var imports = map[string][]string{
 		"manifest", "trampoline", "golang.org/x/sys/unix"},
 	"cmd/livepatch-vm": {"internal/testkit/vm"},
 	"cmd/livepatch": {"docs", "elfpatch", "elfpatch/diff", "fentry", "internal/build", "internal/check", "internal/demo",
-		"internal/image", "internal/klp", "internal/kstate", "internal/live", "internal/pack", "internal/process", "internal/refusal", "manifest",
+		"internal/image", "internal/kimage", "internal/klp", "internal/kstate", "internal/live", "internal/modcheck", "internal/pack", "internal/process", "internal/refusal", "manifest",
 		"github.com/ianlancetaylor/demangle", "github.com/urfave/cli/v2", "golang.org/x/term"},
 }
 
 // machine lists the packages that may touch the machine. All others are pure
 // functions of their inputs, and build and give the same answer everywhere.
-var machine = []string{"cmd/livepatch", "internal/demo", "internal/image", "internal/klp", "internal/process", "internal/testkit",
+var machine = []string{"cmd/livepatch", "internal/compile", "internal/demo", "internal/image", "internal/klp", "internal/process", "internal/testkit",
 	"internal/testkit/vm", "cmd/livepatch-vm"}
 
 // impure lists packages of the standard library that only machine packages

@@ -1,0 +1,341 @@
+package modcheck
+
+import (
+	"debug/elf"
+	"encoding/binary"
+	"slices"
+	"sort"
+	"strconv"
+	"strings"
+
+	"livepatch/elfpatch"
+	"livepatch/elfpatch/kernel"
+	"livepatch/internal/kimage"
+	"livepatch/manifest"
+)
+
+// target is what the set says of the kernel, in the form that the checks ask
+// for. Whatever is not known is zero.
+type target struct {
+	machine elf.Machine
+	set     Set
+	abi     *kimage.ABI
+
+	layout       layout            // of the livepatch core's structures
+	structModule moduleLayout      // size 0: not known
+	entrySize    map[string]uint64 // of tables, from the kernel's structures
+	symbolLimit  int               // KSYM_NAME_LEN
+	traits       traits
+
+	objects map[string]*image
+	missing map[string]bool // objects that were asked for and not given
+	exports map[string][]kimage.Export
+	noKsym  string // why the exports of a kernel could not be read
+}
+
+type moduleLayout struct{ size, name, init, exit uint64 }
+
+// traits are how the kernel is built, as far as modules have to be built alike.
+type traits struct {
+	known      bool
+	pads       bool // landing pads are enforced (x86-64: IBT; arm64: BTI)
+	rethunk    bool // returns go through __x86_return_thunk
+	retpoline  bool // indirect branches go through __x86_indirect_thunk_*
+	orc        bool
+	orcHeader  []byte // hash of the ORC format; nil before 6.4
+	versioned  bool   // exports have checksums
+	versionsOK bool   // versioned is known
+}
+
+func (t traits) mitigations() string {
+	var list []string
+	for _, x := range []struct {
+		on   bool
+		name string
+	}{{t.rethunk, "return thunks"}, {t.retpoline, "retpolines"}} {
+		if x.on {
+			list = append(list, x.name)
+		}
+	}
+	if len(list) == 0 {
+		return "neither return thunks nor retpolines"
+	}
+	return strings.Join(list, " and ")
+}
+
+// image is the kernel or a module: its symbols in the order of kallsyms.
+type image struct {
+	name    string
+	symbols []kimage.Symbol
+	named   map[string][]int
+	file    *elfpatch.File // linked; nil if only symbols are known
+	kernel  *kimage.Kernel
+	module  *kimage.Module
+	sites   []uint64 // where ftrace can redirect, ascending; nil: not read
+	noSites string   // why they could not be read
+}
+
+func newTarget(set Set, m elf.Machine) *target {
+	t := &target{set: set, layout: usual, symbolLimit: symbolLimit(""), entrySize: map[string]uint64{},
+		objects: map[string]*image{}, missing: map[string]bool{}, exports: map[string][]kimage.Export{}}
+	t.structModule.name = 24
+	if k := set.Kernel; k != nil {
+		t.machine = k.Machine
+		t.symbolLimit = symbolLimit(k.Release)
+		t.objects[vmlinux] = newImage(vmlinux, k.Symbols, k.File)
+		t.objects[vmlinux].kernel = k
+		t.readABI(k)
+		t.readTraits(t.objects[vmlinux])
+	} else if len(set.Modules) > 0 {
+		t.machine = set.Modules[0].File.Machine
+	}
+	if len(set.Symbols) > 0 {
+		if o := t.objects[vmlinux]; o == nil || len(o.symbols) == 0 {
+			t.objects[vmlinux] = newImage(vmlinux, set.Symbols, nil)
+			if o != nil {
+				t.objects[vmlinux].file, t.objects[vmlinux].kernel = o.file, o.kernel
+			}
+		}
+	}
+	for _, x := range set.Modules {
+		o := newImage(x.Name, x.Symbols, x.Linked)
+		o.module = x
+		t.objects[x.Name] = o
+	}
+	t.readExports()
+	return t
+}
+
+func newImage(name string, symbols []kimage.Symbol, f *elfpatch.File) *image {
+	o := &image{name: name, symbols: symbols, named: map[string][]int{}, file: f}
+	for i := range symbols {
+		o.named[symbols[i].Name] = append(o.named[symbols[i].Name], i)
+	}
+	return o
+}
+
+// object returns the kernel or a module by the name that patches use.
+func (t *target) object(name string) *image { return t.objects[name] }
+
+// symbolLimit is KSYM_NAME_LEN: 512 since 6.1, 128 before (include/linux/kallsyms.h).
+func symbolLimit(release string) int {
+	major, rest, _ := strings.Cut(release, ".")
+	minor, _, _ := strings.Cut(rest, ".")
+	a, err1 := strconv.Atoi(major)
+	b, err2 := strconv.Atoi(minor)
+	if err1 == nil && err2 == nil && (a < 6 || a == 6 && b < 1) {
+		return 128
+	}
+	return 512
+}
+
+// readABI takes the sizes of structures from the kernel's type information.
+func (t *target) readABI(k *kimage.Kernel) {
+	if k.BTF == nil {
+		return
+	}
+	abi, err := kimage.ABIFromBTF(k.BTF, k.Machine)
+	if err != nil {
+		return // checkKernel says that there is none
+	}
+	t.abi = abi
+	size := func(name string) int64 {
+		if s, ok := abi.Structs[name]; ok && s.Size < 1<<16 {
+			return int64(s.Size)
+		}
+		return 0
+	}
+	l := layout{size("klp_patch"), size("klp_object"), size("klp_func"), size("klp_state"), true}
+	if l.patch >= patchFilled && l.object >= objFilled && l.fn >= fnFilled && l.state >= 16 {
+		t.layout = l
+	}
+	if s, err := abi.Require("module", "name", "init"); err == nil {
+		t.structModule = moduleLayout{s.Size, s.Members["name"].Offset, s.Members["init"].Offset, s.Members["exit"].Offset}
+	}
+	for _, x := range kernel.Tables {
+		if s, ok := abi.Structs[x.Struct]; ok && x.Struct != "" {
+			t.entrySize[x.Section] = s.Size
+		}
+	}
+}
+
+// readTraits tells from the tables of the image how it is built. A kernel
+// whose sections or symbols are not known tells nothing.
+func (t *target) readTraits(o *image) {
+	if o.file == nil {
+		return
+	}
+	has := func(section, start, stop string) bool {
+		if s := o.file.Section(section); s != nil && s.Size > 0 {
+			return true
+		}
+		from, ok1 := o.addr(start)
+		to, ok2 := o.addr(stop)
+		return ok1 && ok2 && to > from
+	}
+	t.traits.known = true
+	if t.machine == elf.EM_AARCH64 {
+		t.traits.pads = o.usesBTI()
+		return
+	}
+	t.traits.pads = has(".ibt_endbr_seal", "__ibt_endbr_seal", "__ibt_endbr_seal_end")
+	t.traits.rethunk = has(".return_sites", "__return_sites", "__return_sites_end")
+	t.traits.retpoline = has(".retpoline_sites", "__retpoline_sites", "__retpoline_sites_end")
+	t.traits.orc = has(".orc_unwind", "__start_orc_unwind", "__stop_orc_unwind")
+	if s := o.file.Section(".orc_header"); s != nil && len(s.Data) > 0 && len(s.Data) <= 64 {
+		t.traits.orcHeader = s.Data
+	}
+}
+
+// addr returns the address of a symbol that is there once.
+func (o *image) addr(name string) (uint64, bool) {
+	if list := o.named[name]; len(list) == 1 {
+		return o.symbols[list[0]].Addr, true
+	}
+	return 0, false
+}
+
+// usesBTI reports a kernel whose functions begin with bti c. It looks at the
+// functions that begin with neither that nor paciasp as well: a kernel without
+// BTI has no bti c, whatever else it signs.
+func (o *image) usesBTI() bool {
+	n := 0
+	for i := range o.symbols {
+		s := &o.symbols[i]
+		if s.Type != 't' && s.Type != 'T' {
+			continue
+		}
+		if b, ok := o.file.ReadAddr(s.Addr, 4); ok && binary.LittleEndian.Uint32(b) == btiC {
+			if n++; n >= 16 || n*8 > len(o.symbols) {
+				return true
+			}
+		}
+	}
+	return false
+}
+
+// readExports joins the exports of the images with those of Module.symvers,
+// which may know modules that were not given.
+func (t *target) readExports() {
+	add := func(all map[string]kimage.Export) {
+		for name, e := range all {
+			if !slices.ContainsFunc(t.exports[name], func(x kimage.Export) bool { return x.Module == e.Module }) {
+				t.exports[name] = append(t.exports[name], e)
+			}
+			if e.HasCRC {
+				t.traits.versioned = true
+			}
+		}
+	}
+	if k := t.set.Kernel; k != nil && k.File != nil {
+		all, err := k.Exports()
+		if err != nil {
+			t.noKsym = err.Error()
+		}
+		add(all)
+	}
+	for _, m := range t.set.Modules {
+		if all, err := m.Exports(); err == nil {
+			add(all)
+		}
+	}
+	add(t.set.Exports)
+}
+
+// readSites reads where ftrace can redirect calls of an image.
+func (o *image) readSites() {
+	if o.sites != nil || o.noSites != "" {
+		return
+	}
+	switch {
+	case o.kernel != nil && o.file != nil:
+		o.kernelSites()
+	case o.module != nil:
+		o.moduleSites()
+	default:
+		o.noSites = "only its symbols are known"
+	}
+	sort.Slice(o.sites, func(i, j int) bool { return o.sites[i] < o.sites[j] })
+}
+
+// kernelSites: the linker script puts the table between two symbols; the build
+// zeroes entries of functions that were dropped (scripts/sorttable.c).
+func (o *image) kernelSites() {
+	i := slices.IndexFunc(kernel.Tables, func(t kernel.Table) bool { return t.Section == "__mcount_loc" })
+	from, ok1 := o.addr(kernel.Tables[i].Start)
+	to, ok2 := o.addr(kernel.Tables[i].Stop)
+	if !ok1 || !ok2 || to < from || (to-from)%8 != 0 || to-from > 1<<26 {
+		o.noSites = "it has no symbols around the table of ftrace sites"
+		return
+	}
+	o.sites = []uint64{}
+	for at := from; at < to; at += 8 {
+		v, ok := o.kernel.Pointer(at)
+		if !ok {
+			o.sites, o.noSites = nil, "the table of ftrace sites is not in the file"
+			return
+		}
+		if v != 0 {
+			o.sites = append(o.sites, v)
+		}
+	}
+}
+
+// moduleSites: __mcount_loc, on arm64 __patchable_function_entries, of which a
+// module may have several (include/linux/ftrace.h, FTRACE_CALLSITE_SECTION).
+func (o *image) moduleSites() {
+	o.sites = []uint64{}
+	want := "__mcount_loc"
+	if o.file.Machine == elf.EM_AARCH64 {
+		want = "__patchable_function_entries"
+	}
+	for _, s := range o.file.Sections {
+		if s.Name != want {
+			continue
+		}
+		for off := 0; off+8 <= len(s.Data); off += 8 {
+			if v := le.Uint64(s.Data[off:]); v != 0 {
+				o.sites = append(o.sites, v)
+			}
+		}
+	}
+}
+
+// sitesIn counts the sites of a function. On arm64 an entry may name the slot of
+// 8 bytes before it (arch/arm64/kernel/ftrace.c, ftrace_call_adjust).
+func (o *image) sitesIn(s *kimage.Symbol) int {
+	from := s.Addr
+	if o.file != nil && o.file.Machine == elf.EM_AARCH64 {
+		from -= 8
+	}
+	size := s.Size
+	if size == 0 {
+		size = 1
+	}
+	i, _ := slices.BinarySearch(o.sites, from)
+	j, _ := slices.BinarySearch(o.sites, s.Addr+size)
+	if o.file != nil && o.file.Machine == elf.EM_AARCH64 && j > i {
+		// The slot of the function behind this one is inside of it.
+		for j > i && o.sites[j-1]+8 == s.Addr+size {
+			j--
+		}
+	}
+	return max(0, j-i)
+}
+
+// inInit says whether the kernel frees a function after boot.
+func (o *image) inInit(addr uint64) bool {
+	for _, a := range kernel.Areas {
+		if a.Kind != kernel.AreaInit {
+			continue
+		}
+		from, ok1 := o.addr(a.Start)
+		to, ok2 := o.addr(a.Stop)
+		if ok1 && ok2 && addr >= from && addr < to {
+			return true
+		}
+	}
+	return false
+}
+
+func isVmlinux(name string) bool { return name == manifest.Vmlinux }
