@@ -154,7 +154,7 @@ func imageBase(syms []Symbol, ptrs []uint64, size uint64) (uint64, error) {
 			second = hits
 		}
 	}
-	if best < all/3 || best < 4*second {
+	if best < all/8 || best < 4*second {
 		return 0, errors.New("arm64 Image: its pointers do not tell its address")
 	}
 	return base, nil

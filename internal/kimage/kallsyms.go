@@ -38,9 +38,14 @@ const (
 	tokenIndexSize = 2 * numTokens
 	maxToken       = 512 // a token is never longer than a name: KSYM_NAME_LEN, 6.1
 	namesPerMarker = 256
-	minSymbols     = 256     // the smallest kernels have thousands
-	maxSymbols     = 1 << 24 // the largest have 300 thousand
-	maxNameLen     = 1024    // with the type; KSYM_NAME_LEN is 128 to 5.x, 512 from 6.1
+	// effort bounds the steps of the search per byte of the image. Kernels of Debian take up
+	// to 3; without a bound, an image made for it would keep the search busy for
+	// ever. maxNames is how much memory all names may take; those kernels need 6 MB.
+	effort     = 8
+	maxNames   = 64 << 20
+	minSymbols = 256     // the smallest kernels have thousands
+	maxSymbols = 1 << 24 // the largest have 300 thousand
+	maxNameLen = 1024    // with the type; KSYM_NAME_LEN is 128 to 5.x, 512 from 6.1
 )
 
 var errNoKallsyms = errors.New("no symbol table (kallsyms) in the kernel image; it needs CONFIG_KALLSYMS")
@@ -80,16 +85,18 @@ func elfRegions(f *elfpatch.File) []region {
 // findKallsyms looks for the one table in the regions.
 func findKallsyms(regions []region) (*rawTable, error) {
 	var found *rawTable
+	work := &budget{}
 	for _, r := range regions {
+		work.left += effort * len(r.data)
 		for at := tokenIndexSize; at+tokenIndexSize <= len(r.data); at += wordAlign {
 			if !isTokenIndex(r.data[at : at+tokenIndexSize]) {
 				continue
 			}
-			tokens, start, ok := tokensBefore(r.data, at)
+			tokens, start, ok := tokensBefore(r.data, at, work)
 			if !ok {
 				continue
 			}
-			t, err := tableBefore(r, start, tokens)
+			t, err := tableBefore(r, start, tokens, work)
 			switch {
 			case err != nil:
 				return nil, err
@@ -121,11 +128,23 @@ func isTokenIndex(b []byte) bool {
 	return le.Uint16(b) == 0
 }
 
+// budget is the work that may still be done.
+type budget struct{ left int }
+
+// spend takes n steps off; false when there are none left.
+func (b *budget) spend(n int) bool {
+	b.left -= n
+	return b.left >= 0
+}
+
 // tokensBefore reads the strings before the token index at an offset.
-func tokensBefore(data []byte, at int) (tokens *[numTokens][]byte, start int, ok bool) {
+func tokensBefore(data []byte, at int, work *budget) (tokens *[numTokens][]byte, start int, ok bool) {
 	tokens = new([numTokens][]byte)
 	last := int(le.Uint16(data[at+tokenIndexSize-2:]))
 	for start = (at - last - 1) &^ (wordAlign - 1); start >= 0 && start >= at-last-maxToken; start -= wordAlign {
+		if !work.spend(last / numTokens) {
+			return nil, 0, false
+		}
 		if cutTokens(data[start:at], data[at:], tokens) {
 			return tokens, start, true
 		}
@@ -157,9 +176,9 @@ func allZero(b []byte) bool { return len(bytes.Trim(b, "\x00")) == 0 }
 
 // tableBefore looks for the count, the names and the markers in front of a token
 // table; nil when there are none.
-func tableBefore(r region, tokens int, strings *[numTokens][]byte) (*rawTable, error) {
+func tableBefore(r region, tokens int, strings *[numTokens][]byte, work *budget) (*rawTable, error) {
 	var found *rawTable
-	d := nameDecoder{tokens: strings}
+	d := nameDecoder{tokens: strings, work: work}
 	for at := 0; at+2*longAlign < tokens; at += wordAlign {
 		n := le.Uint32(r.data[at:])
 		if n < minSymbols || n > maxSymbols {
@@ -168,6 +187,9 @@ func tableBefore(r region, tokens int, strings *[numTokens][]byte) (*rawTable, e
 		for _, align := range []int{wordAlign, longAlign} {
 			if (r.addr+uint64(at))&uint64(align-1) != 0 || !allZero(r.data[at+4:at+align]) {
 				continue
+			}
+			if work.left < 0 {
+				return nil, errors.New("the search for the symbol table (kallsyms) of the kernel image takes too long")
 			}
 			names := d.table(r.data[at+align:tokens], int(n), align)
 			if names == nil {
@@ -186,6 +208,7 @@ func tableBefore(r region, tokens int, strings *[numTokens][]byte) (*rawTable, e
 type nameDecoder struct {
 	tokens *[numTokens][]byte
 	text   []byte
+	work   *budget
 }
 
 // table decodes n names and checks the markers behind them; nil if this is no
@@ -202,9 +225,35 @@ func (d *nameDecoder) table(b []byte, n, align int) []Symbol {
 }
 
 func (d *nameDecoder) walk(b []byte, n, align int, long bool) []Symbol {
-	var markers, ends []int
-	var types []byte
+	markers, steps, ok := skim(b, n, align, long)
+	if !d.work.spend(steps) || !ok {
+		return nil
+	}
+	ends, types := make([]int, n), make([]byte, n)
 	d.text = d.text[:0]
+	at := 0
+	for i := range n {
+		var size int
+		size, at = nameLength(b, at, long)
+		typ, ok := d.expand(b[at : at+size])
+		if !ok || len(d.text) > maxNames || !d.work.spend(size) {
+			return nil
+		}
+		at += size
+		ends[i], types[i] = len(d.text), typ
+	}
+	for i, m := range markers {
+		if le.Uint32(b[alignUp(at, align)+4*i:]) != uint32(m) {
+			return nil
+		}
+	}
+	return cutNames(string(d.text), ends, types)
+}
+
+// skim steps over n names by their lengths and returns the offset of every
+// 256th, if that of the first two agrees with the markers behind the names, and
+// how many steps it took.
+func skim(b []byte, n, align int, long bool) (markers []int, steps int, ok bool) {
 	at := 0
 	for i := range n {
 		if i%namesPerMarker == 0 {
@@ -212,24 +261,15 @@ func (d *nameDecoder) walk(b []byte, n, align int, long bool) []Symbol {
 		}
 		var size int
 		if size, at = nameLength(b, at, long); size == 0 || size > len(b)-at {
-			return nil
-		}
-		typ, ok := d.expand(b[at : at+size])
-		if !ok {
-			return nil
+			return nil, i + 1, false
 		}
 		at += size
-		ends, types = append(ends, len(d.text)), append(types, typ)
 	}
-	if at = alignUp(at, align); at+4*len(markers) > len(b) {
-		return nil
+	at = alignUp(at, align)
+	if at+4*len(markers) > len(b) || le.Uint32(b[at:]) != 0 {
+		return nil, n, false
 	}
-	for i, m := range markers {
-		if le.Uint32(b[at+4*i:]) != uint32(m) {
-			return nil
-		}
-	}
-	return cutNames(string(d.text), ends, types)
+	return markers, n, len(markers) < 2 || le.Uint32(b[at+4:]) == uint32(markers[1])
 }
 
 func alignUp(n, align int) int { return (n + align - 1) &^ (align - 1) }

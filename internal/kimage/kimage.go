@@ -84,6 +84,9 @@ func (k *Kernel) fromELF(raw []byte) error {
 	if f.Type != elf.ET_EXEC && f.Type != elf.ET_DYN {
 		return fmt.Errorf("%w: it is of type %v", ErrNotKernel, f.Type)
 	}
+	if !slices.ContainsFunc(f.Segments, isKernelSegment) {
+		return fmt.Errorf("%w: it is not linked at addresses of the kernel", ErrNotKernel)
+	}
 	k.File = f
 	if err := k.readPointers(); err != nil {
 		return err

@@ -2,6 +2,7 @@ package kimage
 
 import (
 	"debug/elf"
+	"slices"
 
 	"livepatch/elfpatch"
 )
@@ -50,10 +51,10 @@ func KindOf(b []byte) (Kind, error) {
 		}
 		return Object, nil
 	}
-	for _, p := range f.Segments {
-		if p.Type == elf.PT_LOAD && p.VAddr >= kernelHalf {
-			return KernelImage, nil
-		}
+	if slices.ContainsFunc(f.Segments, isKernelSegment) {
+		return KernelImage, nil
 	}
 	return Program, nil
 }
+
+func isKernelSegment(p elfpatch.Segment) bool { return p.Type == elf.PT_LOAD && p.VAddr >= kernelHalf }
