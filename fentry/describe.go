@@ -36,6 +36,10 @@ func (fd *Finder) describe(t *text, s *Start) Func {
 	f.Landing, f.Lead, f.Site = e.landing, e.lead, s.Addr+uint64(e.gap)
 	site := s.off + e.gap
 	limit := max(site, min(next, end+f.Padding))
+	if fd.kernel != nil {
+		fd.describeKernel(t, s, &f)
+		return f
+	}
 
 	fd.classify(t, &f, s, limit)
 	room := min(limit, site+MaxRoom)
@@ -129,9 +133,6 @@ func (fd *Finder) judge(t *text, f *Func, site, end int) {
 	switch {
 	case strings.HasPrefix(t.name, ".init.text"):
 		f.Verdict, f.Reason = InitText, "initialisation code: its memory is given back once it has run"
-	case fd.module && f.Kind == Prologue:
-		f.Kind, f.Verdict = None, NoSite
-		f.Reason = "no call or NOPs for ftrace: the function is notrace, assembler, or of a language that has none"
 	case t.isData(site, need):
 		f.Kind, f.Verdict, f.Reason = None, DataInText, "mapping symbols call these bytes data"
 	default:

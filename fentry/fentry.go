@@ -36,10 +36,13 @@ const (
 	InitText   Verdict = "init-text"
 	NoSite     Verdict = "no-site"
 	DataInText Verdict = "data-in-text"
+
+	NoTrace     Verdict = "notrace"            // kernels: the table of ftrace does not name it
+	Blacklisted Verdict = "kprobe-blacklisted" // the same, and kprobes refuse it too
 )
 
 // Verdicts are all verdicts, in the order of reports.
-var Verdicts = []Verdict{Yes, TooShort, BranchInto, InitText, NoSite, DataInText}
+var Verdicts = []Verdict{Yes, TooShort, BranchInto, InitText, NoTrace, Blacklisted, NoSite, DataInText}
 
 // MaxRoom is where Room ends: no redirect is longer.
 const MaxRoom = trampoline.Arm64FarLen + trampoline.Arm64BranchLen
@@ -67,6 +70,13 @@ type Func struct {
 	Strategy     string   `json:"strategy,omitempty"` // the first trampoline strategy that fits
 	Verdict      Verdict  `json:"verdict"`
 	Reason       string   `json:"reason,omitempty"` // of the verdict, or why the strategy is not near
+
+	// Of kernels, modules and their objects.
+	Ftrace            *uint64   `json:"ftrace,omitempty"`             // the place by which ftrace knows the site
+	KCFI              *uint32   `json:"kcfi,omitempty"`               // hash of the type before the entry
+	KprobeBlacklisted bool      `json:"kprobe_blacklisted,omitempty"` // kprobes refuse the function
+	Notes             []string  `json:"notes,omitempty"`              // what a user of the site should know
+	Entries           []Entries `json:"entries,omitempty"`            // with Options.Tables: what tables about code name in it
 }
 
 // TrampolineSite returns the site as the trampoline package wants it.
@@ -85,6 +95,11 @@ func (f Func) TrampolineSite() trampoline.Site {
 type Options struct {
 	Debug   *elfpatch.File // separate debug file of the same build, for its symbols; nil without
 	Section int            // ET_REL: index of the section that the address of At counts in
+
+	// Of kernels: whether to list what tables name in each function, and the
+	// size of a type of the kernel, where its type information is at hand.
+	Tables     bool
+	StructSize func(name string) (uint64, bool)
 
 	also []candidate // functions that are taken to be there
 }

@@ -147,6 +147,12 @@ func checkFunc(t testing.TB, f *elfpatch.File, fn *Func) {
 		}
 		return
 	}
+	if fn.Strategy == ftraceStrategy {
+		if fn.Ftrace == nil || fn.Room < 4 || fn.Kind == None || fn.Kind == Prologue {
+			t.Errorf("%s: site of kind %s, room %d, ftrace %v", fn.Name, fn.Kind, fn.Room, fn.Ftrace)
+		}
+		return
+	}
 	plan, err := trampoline.Make(f.Machine, fn.TrampolineSite(), trampoline.Strategy(fn.Strategy))
 	if err != nil {
 		t.Errorf("%s: %v", fn.Name, err)
@@ -274,9 +280,9 @@ func TestX86Fentry(t *testing.T) {
 			k.fn("__pfx_f", strings.Repeat("90", 16)).fn("f", "e8 00000000"+tail)
 			pc32(k, 17, "__fentry__", elf.R_X86_64_PLT32)
 			k.section(".modinfo", elf.SHF_ALLOC, nil)
-		}, ".text+0x10 size 8 pad 0 front 16 | site +0 room 8 | e80000000031c0c3 | fentry-call near patchable | f"},
+		}, ".text+0x10 size 8 pad 0 front 16 | site +0 room 5 | e800000000 | fentry-call ftrace patchable | f"},
 		{"none in a module", func(k *maker) { k.fn("f", ret20); k.section(".modinfo", elf.SHF_ALLOC, nil) },
-			".text+0x0 size 21 pad 0 front 0 | site +0 room 20 | 31c031c031c031c031c031c031c031c031c031c0 | none  no-site | f: no call or NOPs for ftrace: the function is notrace, assembler, or of a language that has none"},
+			".text+0x0 size 21 pad 0 front 0 | site +0 room 0 |  | none  no-site | f: the file has no table of ftrace sites, or none that could be found"},
 	}
 	for _, tt := range tests {
 		t.Run(tt.name, func(t *testing.T) {

@@ -15,8 +15,8 @@ type Finder struct {
 	file    *elfpatch.File
 	opt     Options
 	machine elf.Machine
-	module  bool // a kernel module: only ftrace sites count
-	guarded bool // arm64: indirect calls must land on a landing pad (BTI)
+	kernel  *kernelFile // nil for files that belong to no kernel
+	guarded bool        // arm64: indirect calls must land on a landing pad (BTI)
 
 	texts     []text
 	bySection map[int]int         // ET_REL: index in texts
@@ -25,6 +25,8 @@ type Finder struct {
 	fentry    map[uint64]bool     // linked: addresses that are __fentry__ or lead there
 	slots     map[uint64]bool     // linked: GOT slots that hold its address
 	hits      map[int][]reference // per text, by offset: what leads into the first bytes of a function
+
+	tableRelocs int // relocations of tables about code, so far
 }
 
 // patchableTable is the section that -fpatchable-function-entry fills, and
@@ -43,6 +45,9 @@ func NewFinder(f *elfpatch.File, opt Options) (*Finder, error) {
 		return nil, err
 	}
 	fd.marked = map[place]bool{}
+	if fd.kernel != nil {
+		return fd, fd.readKernel()
+	}
 	if err := fd.readDynamic(); err != nil {
 		return nil, err
 	}
@@ -65,7 +70,7 @@ func newFinder(f *elfpatch.File, opt Options) (*Finder, error) {
 		return nil, malformed("file header", "%v is not supported", f.Machine)
 	}
 	fd := &Finder{file: f, opt: opt, machine: f.Machine, hits: map[int][]reference{}}
-	fd.module = f.Type == elf.ET_REL && (f.Section(".modinfo") != nil || f.Section(".gnu.linkonce.this_module") != nil)
+	fd.kernel = kernelFileOf(f)
 	if err := fd.readTexts(); err != nil {
 		return nil, err
 	}
@@ -85,7 +90,9 @@ func newFinder(f *elfpatch.File, opt Options) (*Finder, error) {
 		return nil, err
 	}
 	for i := range fd.texts {
-		fd.texts[i].markWindows()
+		if fd.kernel == nil {
+			fd.texts[i].markWindows()
+		}
 	}
 	return fd, nil
 }

@@ -13,11 +13,12 @@ import (
 type Report struct {
 	File      string  `json:"file"`
 	Machine   string  `json:"machine"`            // "x86-64", "arm64"
-	Type      string  `json:"type"`               // "object", "module", "executable", "shared"
+	Type      string  `json:"type"`               // "object", "module", "kernel", "executable", "shared"
 	BuildID   Bytes   `json:"build_id,omitempty"` // GNU build-id
 	Bias      *uint64 `json:"bias,omitempty"`     // process: what is added to addresses
 	Functions []Row   `json:"functions"`
-	Summary   Summary `json:"summary"` // of Functions
+	Tables    []Table `json:"tables,omitempty"` // kernels: the tables about code, whatever the filter
+	Summary   Summary `json:"summary"`          // of Functions
 }
 
 // Row is one function of a report.
@@ -41,6 +42,7 @@ type Filter struct {
 	Readable func(string) string // demangles; nil without
 	Kinds    []Kind
 	Verdicts []Verdict
+	Tables   bool // say of each function what tables name in it
 }
 
 // Has says whether the filter selects a function.
@@ -55,8 +57,10 @@ func (l Filter) named(name string) bool {
 	return l.Name.MatchString(name) || l.Readable != nil && l.Name.MatchString(l.Readable(name))
 }
 
-// NewReport describes the functions of a file that the filter selects.
+// NewReport describes the functions of a file that the filter selects. The
+// report does not refer to the bytes of the file.
 func NewReport(path string, f *elfpatch.File, opt Options, filter Filter) (*Report, error) {
+	opt.Tables = opt.Tables || filter.Tables
 	finder, err := NewFinder(f, opt)
 	if err != nil {
 		return nil, err
@@ -65,9 +69,10 @@ func NewReport(path string, f *elfpatch.File, opt Options, filter Filter) (*Repo
 	if err != nil {
 		return nil, err
 	}
-	r := &Report{File: path, Machine: machineName(f.Machine), Type: finder.typeName(), BuildID: id, Functions: []Row{}}
+	r := &Report{File: path, Machine: machineName(f.Machine), Type: finder.typeName(), BuildID: slices.Clone(id), Functions: []Row{}, Tables: finder.Tables()}
 	for _, fn := range finder.All() {
 		if filter.Has(&fn) {
+			fn.Expected, fn.FrontBytes = slices.Clone(fn.Expected), slices.Clone(fn.FrontBytes)
 			r.Functions = append(r.Functions, Row{Func: fn})
 		}
 	}
@@ -84,7 +89,9 @@ func machineName(m elf.Machine) string {
 
 func (fd *Finder) typeName() string {
 	switch {
-	case fd.module:
+	case fd.kernel != nil && fd.kernel.image:
+		return "kernel"
+	case fd.kernel != nil && fd.kernel.module:
 		return "module"
 	case fd.file.Type == elf.ET_REL:
 		return "object"

@@ -32,6 +32,7 @@ type Start struct {
 
 	text int
 	off  int
+	hash int // bytes from the symbol of its kCFI type hash to the entry, 0 without
 }
 
 // candidate is what one source says about one function.
@@ -84,9 +85,6 @@ func (fd *Finder) addSymbols(all []candidate, symbols []elfpatch.Symbol, from So
 func (fd *Finder) addSymbol(all []candidate, s *elfpatch.Symbol, from Source) []candidate {
 	if s.Type != elf.STT_FUNC && s.Type != elf.STT_GNU_IFUNC || s.Section <= 0 {
 		return all
-	}
-	if fd.module && (strings.HasPrefix(s.Name, "__pfx_") || strings.HasPrefix(s.Name, "__cfi_")) {
-		return all // the call padding before a function has a symbol of its own
 	}
 	p, ok := fd.locate(s.Section, s.Value)
 	if !ok || fd.texts[p.text].stubs {
@@ -238,6 +236,9 @@ func (fd *Finder) merge(all []candidate) {
 	}
 	for i := range fd.texts {
 		fd.dropLateFrames(&fd.texts[i])
+		if fd.kernel != nil {
+			fd.texts[i].dropPrefixes()
+		}
 		fd.measure(&fd.texts[i])
 		fd.texts[i].noteEnds()
 	}

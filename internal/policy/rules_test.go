@@ -13,7 +13,7 @@ var imports = map[string][]string{
 	"elfpatch/diff":     {"disasm", "elfpatch", "elfpatch/kernel", "internal/refusal"},
 	"elfpatch/kernel":   {"elfpatch"},
 	"elfpatch/match":    {"disasm", "elfpatch", "internal/refusal"},
-	"fentry":            {"disasm", "elfpatch", "trampoline"},
+	"fentry":            {"disasm", "elfpatch", "elfpatch/kernel", "trampoline"},
 	"trampoline":        {},
 	"manifest":          {},
 	"internal/refusal":  {},
