@@ -1,0 +1,150 @@
+package kmod
+
+import (
+	"encoding/binary"
+	"strings"
+
+	"livepatch/internal/refusal"
+)
+
+// ABI holds the layouts of the structures of a kernel that a module contains.
+type ABI struct {
+	Structs map[string]Struct // "module", "klp_patch", "klp_object", "klp_func", "klp_callbacks", "klp_state"
+	// SymbolName is the size of the buffers that the kernel reads names of
+	// symbols into, the closing zero included (KSYM_NAME_LEN: 128 before 6.1, 512
+	// since); 0 if it is not known.
+	SymbolName int
+}
+
+// Struct is the layout of one structure.
+type Struct struct {
+	Size    uint64
+	Members map[string]Member
+}
+
+// Member is the place of one member.
+type Member struct{ Offset, Size uint64 }
+
+// The least that KSYM_NAME_LEN ever was, and MODULE_NAME_LEN: 64 less the size
+// of a word (include/linux/kallsyms.h 5.10, include/linux/moduleparam.h 6.12).
+const (
+	minSymbolName = 128
+	moduleName    = 64 - 8
+)
+
+func (a *ABI) symbolName() int {
+	if a.SymbolName == 0 {
+		return minSymbolName
+	}
+	return a.SymbolName
+}
+
+// wanted lists the members that are written, with their sizes. A structure or
+// member that a kernel may lack is optional.
+var wanted = []struct {
+	of       string
+	member   string
+	size     uint64
+	optional bool
+}{
+	{"module", "name", moduleName, false},
+	{"module", "init", 8, false},
+	{"module", "exit", 8, true}, // only with CONFIG_MODULE_UNLOAD
+	{"klp_func", "old_name", 8, false},
+	{"klp_func", "new_func", 8, false},
+	{"klp_func", "old_sympos", 8, false},
+	{"klp_object", "name", 8, false},
+	{"klp_object", "funcs", 8, false},
+	{"klp_object", "callbacks", 0, true}, // since 4.15
+	{"klp_callbacks", "pre_patch", 8, true},
+	{"klp_callbacks", "post_patch", 8, true},
+	{"klp_callbacks", "pre_unpatch", 8, true},
+	{"klp_callbacks", "post_unpatch", 8, true},
+	{"klp_patch", "mod", 8, false},
+	{"klp_patch", "objs", 8, false},
+	{"klp_patch", "states", 8, true},  // since 5.4
+	{"klp_patch", "replace", 1, true}, // since 5.1
+	{"klp_state", "id", 8, true},
+	{"klp_state", "version", 4, true},
+}
+
+// maxStruct bounds the structures: the largest, struct module, has 1280 bytes.
+const maxStruct = 1 << 16
+
+// check refuses layouts that cannot be those of a kernel.
+func (a *ABI) check(where string) refusal.List {
+	var out refusal.List
+	for _, w := range wanted {
+		s, ok := a.Structs[w.of]
+		m, has := s.Members[w.member]
+		switch {
+		case !ok && w.optional, ok && !has && w.optional:
+		case !ok:
+			out = append(out, refusal.New(refusal.KLPStructures, where, "the layout of struct %s is not known", w.of))
+		case !has:
+			out = append(out, refusal.New(refusal.KLPStructures, where, "struct %s of the kernel has no member %s", w.of, w.member))
+		case s.Size > maxStruct || m.Size > s.Size || m.Offset > s.Size-m.Size || w.size != 0 && m.Size != w.size:
+			out = append(out, refusal.New(refusal.KLPStructures, where, "struct %s of %d bytes cannot have %s of %d bytes at %d", w.of, s.Size, w.member, m.Size, m.Offset))
+		}
+	}
+	return out
+}
+
+// has tells whether the kernel knows a member, given as "klp_patch.replace" or
+// through a nested structure as "klp_object.callbacks.pre_patch".
+func (a *ABI) has(path string) bool {
+	_, ok := a.offset(path)
+	return ok
+}
+
+func (a *ABI) offset(path string) (uint64, bool) {
+	of, rest, _ := strings.Cut(path, ".")
+	first, nested, deep := strings.Cut(rest, ".")
+	m, ok := a.Structs[of].Members[first]
+	if !ok || !deep {
+		return m.Offset, ok
+	}
+	n, ok := a.offset("klp_" + first + "." + nested)
+	return m.Offset + n, ok && n < m.Size
+}
+
+// record is one structure on its way into a section. Where it points to is
+// noted as relocations.
+type record struct {
+	abi  *ABI
+	of   string
+	data []byte
+	ptrs []pointer
+}
+
+// pointer is a place that holds the address of a symbol.
+type pointer struct {
+	at     uint64
+	symbol uint32
+	addend int64
+}
+
+func (a *ABI) record(of string) *record {
+	return &record{abi: a, of: of, data: make([]byte, a.Structs[of].Size)}
+}
+
+// at panics on a member that the kernel lacks: check and the callers have made
+// sure of it.
+func (r *record) at(member string) uint64 {
+	off, ok := r.abi.offset(r.of + "." + member)
+	if !ok {
+		panic("BUG: struct " + r.of + " has no member " + member)
+	}
+	return off
+}
+
+func (r *record) bytes(member string, b []byte) { copy(r.data[r.at(member):], b) }
+func (r *record) uint32(member string, v uint32) {
+	binary.LittleEndian.PutUint32(r.data[r.at(member):], v)
+}
+func (r *record) uint64(member string, v uint64) {
+	binary.LittleEndian.PutUint64(r.data[r.at(member):], v)
+}
+func (r *record) point(member string, sym uint32, addend int64) {
+	r.ptrs = append(r.ptrs, pointer{r.at(member), sym, addend})
+}
