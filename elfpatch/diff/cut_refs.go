@@ -133,18 +133,20 @@ func (k *cutter) rebase(p *piece, r *ref, code []byte) bool {
 // island makes an access by its own address, in code behind the function that
 // takes the place of the instruction.
 func (k *cutter) island(p *piece, r *ref, sec *elfpatch.Section) []elfpatch.Rela {
-	sym, add := k.included[r.to], r.add
-	if sym == 0 {
+	sym, add, at := k.included[r.to], r.add, k.places[p].off+r.off
+	if sym == 0 && k.isIncluded(r.to) {
+		sym, add = k.kern.sectionSymbol(k.places[r.to].sec), add+int64(k.places[r.to].off)
+	} else if sym == 0 {
 		if sym = k.original(r.to, r); r.to.twin != nil && r.to.twin.sym == 0 {
 			add += int64(r.to.twin.off)
 		}
 	}
-	code, fields := arm64Island(k.c.patched.data(p), r, uint64(len(sec.Data))-r.off)
+	code, fields := arm64Island(k.c.patched.data(p), r, uint64(len(sec.Data))-at)
 	if sym == 0 || code == nil {
 		k.refuse(refusal.Unsupported, p, r, "it reaches %s from the address of another variable (compile with -fno-section-anchors)", k.c.patched.refText(r))
 		return nil
 	}
-	binary.LittleEndian.PutUint32(sec.Data[r.off:], arm64Branch(int64(len(sec.Data))-int64(r.off)))
+	binary.LittleEndian.PutUint32(sec.Data[at:], arm64Branch(int64(len(sec.Data))-int64(at)))
 	for i := range fields {
 		fields[i].Offset += uint64(len(sec.Data))
 		fields[i].Symbol, fields[i].Addend = uint32(sym), add

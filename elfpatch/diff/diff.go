@@ -25,13 +25,15 @@ type Delta struct {
 	Funcs         []Func // in the order of the patched object, removed ones last
 	Data          []Datum
 	Refusals      refusal.List
+	Warnings      []string // what the author should know
+	Ignored       []string // functions and sections whose changes the author wants ignored
 
 	c *comparison
 }
 
 // Func is one function of either object.
 type Func struct {
-	Name    string // as in the patched object; as in orig when removed
+	Name    string // as in the original object, where it is to be found in the target; as in the patched one when new
 	Status  Status
 	Orig    int         // symbol index in Orig, 0 if new
 	Patched int         // symbol index in Patched, 0 if removed
@@ -67,6 +69,7 @@ type Cut struct {
 	Object    *elfpatch.File
 	Funcs     []CutFunc
 	Externals []External
+	Kernel    *KernelCut // of kernel objects, nil for others
 }
 
 // CutFunc is a changed function of the cut object. New ones that only changed
