@@ -4,26 +4,12 @@ import (
 	"encoding/binary"
 	"strings"
 
+	"livepatch/internal/kimage"
 	"livepatch/internal/refusal"
 )
 
-// ABI holds the layouts of the structures of a kernel that a module contains.
-type ABI struct {
-	Structs map[string]Struct // "module", "klp_patch", "klp_object", "klp_func", "klp_callbacks", "klp_state"
-	// SymbolName is the size of the buffers that the kernel reads names of
-	// symbols into, the closing zero included (KSYM_NAME_LEN: 128 before 6.1, 512
-	// since); 0 if it is not known.
-	SymbolName int
-}
-
-// Struct is the layout of one structure.
-type Struct struct {
-	Size    uint64
-	Members map[string]Member
-}
-
-// Member is the place of one member.
-type Member struct{ Offset, Size uint64 }
+// layouts are the structures of a kernel that a module contains.
+type layouts struct{ *kimage.ABI }
 
 // The least that KSYM_NAME_LEN ever was, and MODULE_NAME_LEN: 64 less the size
 // of a word (include/linux/kallsyms.h 5.10, include/linux/moduleparam.h 6.12).
@@ -32,11 +18,14 @@ const (
 	moduleName    = 64 - 8
 )
 
-func (a *ABI) symbolName() int {
-	if a.SymbolName == 0 {
-		return minSymbolName
+// symbolName returns the size of the buffers that the kernel reads names of
+// symbols into, the closing zero included: KSYM_NAME_LEN is the size of one of
+// them, the name in struct kallsym_iter (kernel/kallsyms.c, 5.10 and 6.12).
+func (a layouts) symbolName() int {
+	if m, ok := a.Structs["kallsym_iter"].Members["name"]; ok && m.Size >= minSymbolName && m.Size <= maxStruct {
+		return int(m.Size)
 	}
-	return a.SymbolName
+	return minSymbolName
 }
 
 // wanted lists the members that are written, with their sizes. A structure or
@@ -72,7 +61,10 @@ var wanted = []struct {
 const maxStruct = 1 << 16
 
 // check refuses layouts that cannot be those of a kernel.
-func (a *ABI) check(where string) refusal.List {
+func (a layouts) check(where string) refusal.List {
+	if a.ABI == nil {
+		return refusal.List{refusal.New(refusal.KLPStructures, where, "the layouts of the kernel's structures are not known")}
+	}
 	var out refusal.List
 	for _, w := range wanted {
 		s, ok := a.Structs[w.of]
@@ -92,12 +84,12 @@ func (a *ABI) check(where string) refusal.List {
 
 // has tells whether the kernel knows a member, given as "klp_patch.replace" or
 // through a nested structure as "klp_object.callbacks.pre_patch".
-func (a *ABI) has(path string) bool {
+func (a layouts) has(path string) bool {
 	_, ok := a.offset(path)
 	return ok
 }
 
-func (a *ABI) offset(path string) (uint64, bool) {
+func (a layouts) offset(path string) (uint64, bool) {
 	of, rest, _ := strings.Cut(path, ".")
 	first, nested, deep := strings.Cut(rest, ".")
 	m, ok := a.Structs[of].Members[first]
@@ -111,7 +103,7 @@ func (a *ABI) offset(path string) (uint64, bool) {
 // record is one structure on its way into a section. Where it points to is
 // noted as relocations.
 type record struct {
-	abi  *ABI
+	abi  layouts
 	of   string
 	data []byte
 	ptrs []pointer
@@ -124,7 +116,7 @@ type pointer struct {
 	addend int64
 }
 
-func (a *ABI) record(of string) *record {
+func (a layouts) record(of string) *record {
 	return &record{abi: a, of: of, data: make([]byte, a.Structs[of].Size)}
 }
 

@@ -5,7 +5,6 @@ import (
 	"fmt"
 	"strings"
 
-	"livepatch/elfpatch"
 	"livepatch/internal/refusal"
 )
 
@@ -13,6 +12,9 @@ import (
 // read as something else.
 func (s *Spec) check() refusal.List {
 	c := &specCheck{s: s, defined: map[string]int{}}
+	if s.ABI == nil {
+		return nil // layouts.check says so
+	}
 	c.names()
 	for i, sym := range s.Object.Symbols {
 		if sym.Section > 0 && sym.Section < len(s.Object.Sections) && sym.Type != elf.STT_SECTION {
@@ -143,7 +145,7 @@ func (c *specCheck) funcs(object string, o *Object) {
 	seen := map[key]bool{}
 	for _, f := range o.Funcs {
 		at := object + ": " + f.Name
-		if reason := symbolNameFault(f.Name, "", c.s.ABI.symbolName()); reason != "" {
+		if reason := symbolNameFault(f.Name, "", c.s.layouts().symbolName()); reason != "" {
 			c.refuse(refusal.NameLimit, at, "the name of the function %s", reason)
 		}
 		if f.Sympos < 0 {
@@ -160,7 +162,7 @@ func (c *specCheck) funcs(object string, o *Object) {
 	for kind, sym := range o.Callbacks {
 		if kind != PrePatch && kind != PostPatch && kind != PreUnpatch && kind != PostUnpatch {
 			c.refuse(refusal.KLPStructures, object, "no callback is called %q", kind)
-		} else if !c.s.ABI.has("klp_object.callbacks." + string(kind)) {
+		} else if !c.s.layouts().has("klp_object.callbacks." + string(kind)) {
 			c.refuse(refusal.KLPStructures, object, "the kernel knows no %s callbacks", kind)
 		}
 		c.code(object+": "+string(kind), sym, "callback")
@@ -183,10 +185,10 @@ func (c *specCheck) code(at, name, what string) {
 
 func (c *specCheck) states() {
 	s := c.s
-	if s.Replace && !s.ABI.has("klp_patch.replace") {
+	if s.Replace && !s.layouts().has("klp_patch.replace") {
 		c.refuse(refusal.KLPStructures, "", "the kernel's livepatch core cannot replace other patches")
 	}
-	if len(s.States) > 0 && (!s.ABI.has("klp_patch.states") || !s.ABI.has("klp_state.id") || !s.ABI.has("klp_state.version")) {
+	if len(s.States) > 0 && (!s.layouts().has("klp_patch.states") || !s.layouts().has("klp_state.id") || !s.layouts().has("klp_state.version")) {
 		c.refuse(refusal.KLPStructures, "", "the kernel's livepatch core knows no states")
 	}
 	seen := map[uint64]bool{}
@@ -204,7 +206,7 @@ func (c *specCheck) states() {
 // checkExport refuses an imported symbol that the kernel would not resolve for
 // this module.
 func (e *emitter) checkExport(b Binding, where string) {
-	if reason := symbolNameFault(b.Name, "", e.s.ABI.symbolName()); reason != "" {
+	if reason := symbolNameFault(b.Name, "", e.s.layouts().symbolName()); reason != "" {
 		e.refuse(refusal.NameLimit, where, "the name of %s %s", b.Name, reason)
 	}
 	if b.GPL && !isGPL(e.s.license()) {
@@ -233,7 +235,7 @@ func (e *emitter) checkKLP(b Binding, where string) {
 	if reason := moduleNameFault(object); reason != "" {
 		e.refuse(refusal.NameLimit, where, "the name of object %q %s", object, reason)
 	}
-	if reason := symbolNameFault(b.Name, ",", e.s.ABI.symbolName()); reason != "" {
+	if reason := symbolNameFault(b.Name, ",", e.s.layouts().symbolName()); reason != "" {
 		e.refuse(refusal.NameLimit, where, "the name of %s %s", b.Name, reason)
 	}
 	if b.Pos < 0 {
@@ -264,5 +266,3 @@ func (e *emitter) definedSymbol(name string) uint32 {
 	e.refuse(refusal.KLPStructures, name, "the symbol is not part of the module")
 	return 0
 }
-
-var _ = elfpatch.Undefined

@@ -48,7 +48,7 @@ func Emit(s Spec) ([]byte, error) {
 	if e.ops == nil || s.Object.Type != elf.ET_REL {
 		return nil, fmt.Errorf("emit %s: the object is %v for %v", s.Name, s.Object.Type, s.Object.Machine)
 	}
-	if err := append(s.check(), s.ABI.check(s.Name)...).Err(); err != nil {
+	if err := append(s.check(), s.layouts().check(s.Name)...).Err(); err != nil {
 		return nil, err
 	}
 	// From here on every name fits, and the layouts are those of a kernel.

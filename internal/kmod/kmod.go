@@ -13,6 +13,7 @@ import (
 	"debug/elf"
 
 	"livepatch/elfpatch"
+	"livepatch/internal/kimage"
 )
 
 // Spec is what a module is made from.
@@ -25,8 +26,8 @@ type Spec struct {
 	Bindings map[string]Binding
 	Objects  []Object // what is patched; the kernel itself first
 
-	ABI       ABI    // layouts of the kernel's structures
-	Vermagic  string // of the kernel, "6.12.117+deb12-cloud-amd64 SMP preempt mod_unload modversions "
+	ABI       *kimage.ABI // layouts of the kernel's structures
+	Vermagic  string      // of the kernel, "6.12.117+deb12-cloud-amd64 SMP preempt mod_unload modversions "
 	Versions  Versions
 	Retpoline bool // the kernel is built with retpolines and asks modules for the same (CONFIG_MITIGATION_RETPOLINE)
 	Rethunk   bool // functions return through __x86_return_thunk (CONFIG_MITIGATION_RETHUNK)
@@ -42,6 +43,8 @@ type Spec struct {
 	Replace    bool     // the patch takes the place of all others
 	States     []State
 }
+
+func (s *Spec) layouts() layouts { return layouts{s.ABI} }
 
 // OwnExports lists the exported symbols that every module for such a kernel
 // needs, whatever it patches: Spec.Bindings has to have them.

@@ -32,52 +32,68 @@ func (c Config) On(options ...string) bool {
 	return false
 }
 
-// objtoolArgs are the rows of the kernel's own table of objtool arguments. The
-// argument is given if one of the options is set. An option that a kernel does
-// not have names an argument that its objtool does not have.
+// objtoolArgs are the rows of the kernel's own table of objtool arguments, in
+// its order (scripts/Makefile.lib: 6.1, 6.12 and 7.2). The argument is given if
+// one of the options is set. An option that a kernel does not have names an
+// argument that its objtool does not have; the few whose meaning changed are in
+// ObjtoolArgs.
 var objtoolArgs = []struct {
 	arg     string
 	options []string
-	source  string
 }{
-	{"--hacks=jump_label", []string{"HAVE_JUMP_LABEL_HACK"}, "scripts/Makefile.lib, 6.1 and 6.12"},
-	{"--hacks=noinstr", []string{"HAVE_NOINSTR_HACK"}, "scripts/Makefile.lib, 6.1 and 6.12"},
-	{"--hacks=skylake", []string{"CALL_DEPTH_TRACKING", "MITIGATION_CALL_DEPTH_TRACKING"}, "scripts/Makefile.lib, 6.2 and 6.12"},
-	{"--ibt", []string{"X86_KERNEL_IBT"}, "scripts/Makefile.lib, 6.1 and 6.12"},
-	{"--cfi", []string{"FINEIBT"}, "scripts/Makefile.lib, 6.12"},
-	{"--mcount", []string{"FTRACE_MCOUNT_USE_OBJTOOL"}, "scripts/Makefile.lib, 6.1 and 6.12"},
-	{"--orc", []string{"UNWINDER_ORC"}, "scripts/Makefile.lib, 6.1 and 6.12"},
-	{"--retpoline", []string{"RETPOLINE", "MITIGATION_RETPOLINE"}, "scripts/Makefile.lib, 6.1 and 6.12"},
-	{"--rethunk", []string{"RETHUNK", "MITIGATION_RETHUNK"}, "scripts/Makefile.lib, 6.1 and 6.12"},
-	{"--sls", []string{"SLS", "MITIGATION_SLS"}, "scripts/Makefile.lib, 6.1 and 6.12"},
-	{"--stackval", []string{"STACK_VALIDATION"}, "scripts/Makefile.lib, 6.1 and 6.12"},
-	{"--static-call", []string{"HAVE_STATIC_CALL_INLINE"}, "scripts/Makefile.lib, 6.1 and 6.12"},
-	{"--uaccess", []string{"HAVE_UACCESS_VALIDATION"}, "scripts/Makefile.lib, 6.1 and 6.12"},
-	{"--no-unreachable", []string{"GCOV_KERNEL", "KCOV"}, "scripts/Makefile.lib, 6.1 and 6.12"},
+	{"--hacks=jump_label", []string{"HAVE_JUMP_LABEL_HACK"}},
+	{"--hacks=noinstr", []string{"HAVE_NOINSTR_HACK"}},
+	{"--hacks=skylake", []string{"CALL_DEPTH_TRACKING", "MITIGATION_CALL_DEPTH_TRACKING"}}, // since 6.2
+	{"--ibt", []string{"X86_KERNEL_IBT"}},
+	{"--mcount", []string{"FTRACE_MCOUNT_USE_OBJTOOL"}},
+	{"--orc", []string{"UNWINDER_ORC"}},
+	{"--retpoline", []string{"RETPOLINE", "MITIGATION_RETPOLINE"}},
+	{"--rethunk", []string{"RETHUNK", "MITIGATION_RETHUNK"}},
+	{"--sls", []string{"SLS", "MITIGATION_SLS"}},
+	{"--stackval", []string{"STACK_VALIDATION"}},
+	{"--static-call", []string{"HAVE_STATIC_CALL_INLINE"}},
+	{"--uaccess", []string{"HAVE_UACCESS_VALIDATION"}},
+	{"--no-unreachable", []string{"GCOV_KERNEL", "KCOV"}},
+	{"--werror", []string{"OBJTOOL_WERROR"}}, // since 6.15
 }
+
+// delaysObjtool are the options with which the kernel's build runs objtool on
+// whole modules (scripts/Makefile.lib delay-objtool, 6.1, 6.12 and 7.2).
+var delaysObjtool = []string{"X86_KERNEL_IBT", "LTO_CLANG", "KLP_BUILD"}
 
 // NeedsObjtool tells whether the objects of a kernel lack what objtool adds:
 // where it looks at whole modules only, the object of a patch has to go through
-// it too (scripts/Makefile.lib delay-objtool, 6.1 and 6.12).
+// it too (delay-objtool).
 func NeedsObjtool(c Config) bool {
-	return c.On("OBJTOOL") && c.On("X86_KERNEL_IBT", "LTO_CLANG")
+	return c.On("OBJTOOL") && c.On(delaysObjtool...)
 }
 
 // ObjtoolArgs returns the arguments that the kernel's build gives objtool for a
-// module, in its order, without the name of the file.
+// module, without the name of the file.
 func ObjtoolArgs(c Config) []string {
 	var args []string
 	for _, row := range objtoolArgs {
-		if row.arg == "--mcount" && c.On("FTRACE_MCOUNT_USE_OBJTOOL") && c.On("HAVE_OBJTOOL_NOP_MCOUNT") {
-			args = append(args, "--mcount", "--mnop")
-		} else if c.On(row.options...) {
+		if c.On(row.options...) {
 			args = append(args, row.arg)
 		}
 	}
-	if c.On("PREFIX_SYMBOLS") {
+	if c.On("FTRACE_MCOUNT_USE_OBJTOOL") && c.On("HAVE_OBJTOOL_NOP_MCOUNT") {
+		args = append(args, "--mnop")
+	}
+	// 6.12 gives --cfi for FINEIBT, which depends on CFI_CLANG, and --prefix for
+	// PREFIX_SYMBOLS, which is CALL_PADDING without CFI_CLANG; 7.2, where the
+	// option is called CFI, --cfi for that, --fineibt for FINEIBT and --prefix for
+	// CALL_PADDING.
+	if c.On("FINEIBT") && c.On("CFI_CLANG") || c.On("CFI") && c.On("CALL_PADDING") {
+		args = append(args, "--cfi")
+	}
+	if c.On("FINEIBT") && c.On("CFI") {
+		args = append(args, "--fineibt")
+	}
+	if c.On("CALL_PADDING") && !c.On("CFI_CLANG") {
 		args = append(args, "--prefix="+c["FUNCTION_PADDING_BYTES"])
 	}
-	if c.On("X86_KERNEL_IBT", "LTO_CLANG") {
+	if c.On(delaysObjtool...) {
 		args = append(args, "--link")
 	}
 	return append(args, "--module")

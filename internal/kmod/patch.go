@@ -73,7 +73,7 @@ func (t *text) symbol(s string) uint32 {
 func (e *emitter) describePatch() (symbols struct{ patch, module uint32 }) {
 	names := &text{e.region(".rodata.livepatch", 0, 1), map[string]uint32{}}
 	data := e.region(".data.livepatch", elf.SHF_WRITE, 8)
-	abi := &e.s.ABI
+	abi := e.s.layouts()
 	var objects []*record
 	for i, o := range e.ordered() {
 		var funcs []*record
@@ -115,12 +115,12 @@ func (e *emitter) describePatch() (symbols struct{ patch, module uint32 }) {
 func (e *emitter) states() []*record {
 	var out []*record
 	for _, s := range e.s.States {
-		r := e.s.ABI.record("klp_state")
+		r := e.s.layouts().record("klp_state")
 		r.uint64("id", s.ID)
 		r.uint32("version", s.Version)
 		out = append(out, r)
 	}
-	return append(out, e.s.ABI.record("klp_state"))
+	return append(out, e.s.layouts().record("klp_state"))
 }
 
 // ordered returns the objects, the kernel first.
@@ -139,10 +139,10 @@ func (e *emitter) addEntries(p struct{ patch, module uint32 }) {
 	end := e.addCode(".exit.text", exitName, e.ops.end(e))
 	e.ops.describeCode(e)
 	g := e.region(".gnu.linkonce.this_module", elf.SHF_WRITE, 64)
-	r := e.s.ABI.record("module")
+	r := e.s.layouts().record("module")
 	r.bytes("name", []byte(e.s.Name))
 	r.point("init", start, 0)
-	if e.s.ABI.has("module.exit") {
+	if e.s.layouts().has("module.exit") {
 		r.point("exit", end, 0)
 	}
 	for _, ptr := range r.ptrs {

@@ -3,7 +3,6 @@ package kmod
 import (
 	"bytes"
 	"debug/elf"
-	"encoding/binary"
 
 	"livepatch/elfpatch"
 	"livepatch/internal/refusal"
@@ -167,5 +166,3 @@ func (e *emitter) definedGlobal(name string) elfpatch.Symbol {
 	}
 	panic("BUG: the module has no " + name)
 }
-
-var _ = binary.LittleEndian

@@ -19,7 +19,7 @@ var imports = map[string][]string{
 	"internal/refusal":  {},
 	"internal/pack":     {"internal/refusal", "manifest"},
 	"internal/pobj":     {"elfpatch", "elfpatch/match", "internal/refusal", "manifest"},
-	"internal/kmod":     {"elfpatch", "elfpatch/diff", "elfpatch/kernel", "internal/refusal"},
+	"internal/kmod":     {"elfpatch", "elfpatch/diff", "elfpatch/kernel", "internal/kimage", "internal/refusal"},
 	"internal/modcheck": {"disasm", "elfpatch", "elfpatch/kernel", "internal/check", "internal/kimage", "internal/pack", "internal/refusal", "manifest"},
 	"internal/check":    {"disasm", "elfpatch", "internal/pack", "internal/refusal", "manifest", "trampoline"},
 	"internal/build": {"elfpatch", "elfpatch/diff", "elfpatch/match", "fentry", "internal/check", "internal/pack",
