@@ -16,7 +16,7 @@ const shfGNURetain elf.SectionFlag = 0x200000
 // program have been made. Entries without a name cannot be told apart, and pass.
 func (c *comparison) refuseCollected() {
 	for _, b := range c.patched.pieces {
-		if b.twin == nil && b.kind == variable && b.sec > 0 && isCollected(c.patched.f.Sections[b.sec]) {
+		if b.twin == nil && b.kind == variable && b.sec > 0 && b.special == nil && c.patched.secs[b.sec].row == nil && isCollected(c.patched.f.Sections[b.sec]) {
 			c.refuse(refusal.Unsupported, b.name, "it is new in section %s, which the linker collects; the table of the running program would not have it",
 				c.patched.f.Sections[b.sec].Name)
 		}

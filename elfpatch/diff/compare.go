@@ -21,6 +21,7 @@ type comparison struct {
 	layouts       map[[2]int]bool        // see sameLayout
 	claimed       []*pairing             // those with claims
 	witnesses     []claim                // lines that did not move
+	ignored       map[string]bool        // sections that the author wants ignored
 	mainFiles     map[string]bool        // see fileKey
 	delta         *Delta
 }

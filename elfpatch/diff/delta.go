@@ -51,6 +51,8 @@ func Compare(orig, patched *elfpatch.File, opt Options) (*Delta, error) {
 	// From here on it is known which twins differ, and where.
 	c.spread()
 	// From here on a function is changed if any of its parts is.
+	c.readRequests()
+	// From here on what the author wants ignored counts as the same.
 	c.report()
 	c.refuseAll()
 	return c.delta, nil
@@ -115,7 +117,7 @@ func (c *comparison) report() {
 		}
 		switch p.kind {
 		case function:
-			f := Func{Name: p.name, Status: c.status(p), Patched: p.sym, Why: c.why[p], Size: p.size}
+			f := Func{Name: c.nameOf(p), Status: c.status(p), Patched: p.sym, Why: c.why[p], Size: p.size}
 			if p.twin != nil {
 				f.Orig, f.OldSize = p.twin.sym, p.twin.size
 			}

@@ -44,3 +44,13 @@ func isNumber(s string) bool {
 	}
 	return s != ""
 }
+
+// splitFrom is the name of the function that a part was split from: "f" for
+// "f.part.3".
+func splitFrom(name string) (string, bool) {
+	i := strings.Index(name, ".part.")
+	if i <= 0 {
+		return "", false
+	}
+	return name[:i], true
+}

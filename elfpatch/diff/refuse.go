@@ -20,7 +20,11 @@ func (c *comparison) refuseAll() {
 	c.refuseAliases()
 	c.refuseCode()
 	c.refuseCodeAddresses()
-	c.refuseUnwinding()
+	if c.opt.Kernel {
+		c.refuseKernel()
+	} else {
+		c.refuseUnwinding()
+	}
 }
 
 // leastCommon is the share of the functions of the smaller object that must be
@@ -242,7 +246,7 @@ func (s *side) indirect() map[string]*piece {
 	return all
 }
 
-func sortedKeys(m map[string]*piece) []string {
+func sortedKeys[V any](m map[string]V) []string {
 	keys := make([]string, 0, len(m))
 	for k := range m {
 		keys = append(keys, k)

@@ -70,6 +70,8 @@ type piece struct {
 	special   *kernel.NameRule // kernel: it stands for a place in the code, not for state; the patch brings its own
 	prefix    bool             // kernel: the padding before the function that is its parent
 	entries   []*piece         // kernel: entries of tables about this code, by section and place
+	ignored   bool             // kernel: the author wants its changes ignored
+	site      bool             // kernel: ftrace can redirect it
 	about     *piece           // kernel: the code that this entry is about
 	broken    bool             // code: not all bytes are instructions
 	index     []insn
@@ -155,6 +157,8 @@ func newSide(f *elfpatch.File, name string, rules bool) (*side, error) {
 	}
 	s.adoptParts()
 	s.adoptPrefixes()
+	s.findSites()
+	s.adoptSplit()
 	s.attachEntries()
 	return s, nil
 }

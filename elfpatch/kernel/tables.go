@@ -42,9 +42,9 @@ var Sections = []Section{
 		Layouts: []Layout{{Size: 8, Fields: []Field{{0, 4, FieldCode, false}, {4, 4, FieldKey, false}}}}},
 	{Name: ".altinstructions", Machine: x86, Use: Entries, What: "instructions chosen by processor feature", Source: "arch/x86/include/asm/alternative.h: struct alt_instr, 6.12",
 		Layouts: []Layout{
-			{Size: 14, Fields: []Field{{0, 4, FieldCode, false}, {4, 4, FieldReplacement, false}, {8, 4, FieldFlags, false}, {12, 1, FieldCodeLen, false}, {13, 1, FieldReplLen, false}}},
-			{Size: 12, Source: "5.13 to 6.2, and stable kernels of 5.10", Fields: []Field{{0, 4, FieldCode, false}, {4, 4, FieldReplacement, false}, {8, 2, FieldFlags, false}, {10, 1, FieldCodeLen, false}, {11, 1, FieldReplLen, false}}},
-			{Size: 13, Source: "4.1 to 5.12, with the length of the padding", Fields: []Field{{0, 4, FieldCode, false}, {4, 4, FieldReplacement, false}, {8, 2, FieldFlags, false}, {10, 1, FieldCodeLen, false}, {11, 1, FieldReplLen, false}, {12, 1, FieldFlags, false}}},
+			{Size: 14, Fields: []Field{{0, 4, FieldCode, false}, {4, 4, FieldReplacement, true}, {8, 4, FieldFlags, false}, {12, 1, FieldCodeLen, false}, {13, 1, FieldReplLen, false}}},
+			{Size: 12, Source: "5.13 to 6.2, and stable kernels of 5.10", Fields: []Field{{0, 4, FieldCode, false}, {4, 4, FieldReplacement, true}, {8, 2, FieldFlags, false}, {10, 1, FieldCodeLen, false}, {11, 1, FieldReplLen, false}}},
+			{Size: 13, Source: "4.1 to 5.12, with the length of the padding", Fields: []Field{{0, 4, FieldCode, false}, {4, 4, FieldReplacement, true}, {8, 2, FieldFlags, false}, {10, 1, FieldCodeLen, false}, {11, 1, FieldReplLen, false}, {12, 1, FieldFlags, false}}},
 		}},
 	{Name: ".altinstructions", Machine: arm, Use: Entries, What: "instructions chosen by processor feature", Source: "arch/arm64/include/asm/alternative.h: struct alt_instr, 6.12",
 		Layouts: []Layout{{Size: 12, Fields: []Field{{0, 4, FieldCode, false}, {4, 4, FieldReplacement, true}, {8, 2, FieldFlags, false}, {10, 1, FieldCodeLen, false}, {11, 1, FieldReplLen, false}}}}},

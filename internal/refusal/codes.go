@@ -18,6 +18,15 @@ const (
 	ObjectsUnrelated  Code = "objects-unrelated"
 	Unsupported       Code = "unsupported"
 
+	// Comparing two kernel objects.
+	InitTextChanged Code = "init-text-changed"
+	NoPatchSite     Code = "no-patch-site"
+	VDSO            Code = "vdso"
+	ExportChanged   Code = "export-changed"
+	SectionGroup    Code = "section-group"
+	BootTable       Code = "boot-table"
+	ForceUnsafe     Code = "force-unsafe"
+
 	// Cutting a kernel object.
 	StaticKeyModule   Code = "static-key-module"
 	StaticCallModule  Code = "static-call-module"
@@ -92,6 +101,13 @@ var Codes = []struct {
 	{UnwindNeeded, "an exception could unwind through the replacement"},
 	{ObjectsUnrelated, "the two objects have too little in common to be before and after"},
 	{Unsupported, "the input uses something that livepatch does not handle"},
+	{InitTextChanged, "a function changed that runs only while the kernel or a module starts"},
+	{NoPatchSite, "a changed kernel function has no place for ftrace"},
+	{VDSO, "the object is part of the vDSO, which runs in user space"},
+	{ExportChanged, "an exported symbol is new or got another checksum or license"},
+	{SectionGroup, "what changed is in a section group"},
+	{BootTable, "the change adds to a table that the kernel reads only once"},
+	{ForceUnsafe, "the patch asks to switch a function while tasks are in it"},
 	{StaticKeyModule, "a static key that belongs to a module switches new code"},
 	{StaticCallModule, "new code makes a static call whose key belongs to a module"},
 	{BootConstant, "new code holds a constant that the kernel fills in only at boot"},
