@@ -93,7 +93,7 @@ func (d *Delta) CutFor(opt CutOptions) (*Cut, error) {
 	cut := &Cut{Object: k.out, Externals: k.list}
 	for _, p := range k.order {
 		if p.kind == function && p.parent == nil && p.twin != nil && d.c.status(p) == Changed {
-			cut.Funcs = append(cut.Funcs, CutFunc{Name: p.name, Symbol: k.included[p], Orig: p.twin.sym})
+			cut.Funcs = append(cut.Funcs, CutFunc{Name: d.c.nameOf(p), Symbol: k.included[p], Orig: p.twin.sym})
 		}
 	}
 	if k.kern != nil {

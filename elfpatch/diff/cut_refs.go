@@ -219,7 +219,7 @@ func (k *cutter) isInterposable(r *ref) bool {
 // their section. It is nil where that does not matter because the two are as
 // close in the target, and where the instruction accesses memory there.
 func (k *cutter) endsAt(p *piece, r *ref) *piece {
-	if r.to == nil || r.to.kind == function || r.add != 0 || r.anchor || r.derived || r.to.off == 0 || r.to.sec == 0 ||
+	if r.to == nil || r.to.kind == function || r.to.special != nil || p.kind == entry || r.add != 0 || r.anchor || r.derived || r.to.off == 0 || r.to.sec == 0 ||
 		k.c.patched.f.Symbols[r.sym].Type != elf.STT_SECTION || !k.c.patched.isStatic(r.to) {
 		return nil
 	}
