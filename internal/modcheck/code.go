@@ -2,6 +2,7 @@ package modcheck
 
 import (
 	"debug/elf"
+	"strings"
 
 	"livepatch/disasm"
 	"livepatch/elfpatch"
@@ -149,8 +150,9 @@ func (c *checker) take(r ref, add int64, at place) {
 		return
 	}
 	to = to.plus(add)
-	if !executable(c.section(to.sec)) || len(c.functionsAt(to)) == 0 {
-		return
+	list := c.functionsAt(to)
+	if !executable(c.section(to.sec)) || len(list) == 0 || strings.HasPrefix(list[0].name, "__SCT__") {
+		return // trampolines of static calls are jumped to, and known by address to patch them
 	}
 	if _, known := c.taken[to]; !known {
 		c.taken[to] = c.name(at)

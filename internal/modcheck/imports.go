@@ -112,7 +112,7 @@ func (c *checker) checkImport(im Import, versions map[string]uint32) {
 // (kernel/module/main.c, verify_module_namespace, 6.16), others are imported by name.
 func (c *checker) importsNamespace(ns string) bool {
 	if list, ok := strings.CutPrefix(ns, "module:"); ok {
-		for _, pattern := range strings.Split(list, ",") {
+		for _, pattern := range strings.Split(strings.ReplaceAll(list, "-", "_"), ",") {
 			if prefix, star := strings.CutSuffix(pattern, "*"); star && strings.HasPrefix(c.title, prefix) || pattern == c.title {
 				return true
 			}

@@ -260,3 +260,24 @@ func (m *module) versions() (map[string]uint32, string) {
 	}
 	return all, bad
 }
+
+// Wants lists the modules of the kernel that questions about the patch are answered
+// by: those that it patches, refers to, or depends on.
+func (x *Info) Wants() []string {
+	var list []string
+	for _, o := range x.Objects {
+		list = append(list, o.Name)
+	}
+	for _, s := range x.Symbols {
+		list = append(list, s.Object)
+	}
+	for _, i := range x.Modinfo {
+		if i.Key == "depends" {
+			for _, d := range strings.Split(i.Value, ",") {
+				list = append(list, strings.ReplaceAll(d, "-", "_"))
+			}
+		}
+	}
+	slices.Sort(list)
+	return slices.DeleteFunc(slices.Compact(list), func(s string) bool { return s == "" || s == "vmlinux" })
+}

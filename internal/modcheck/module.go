@@ -137,14 +137,20 @@ func (m *module) readFunctions() {
 		if i == 0 || s.Type != elf.STT_FUNC || sec == nil || s.Value > sec.Size {
 			continue
 		}
-		end := sec.Size
-		if s.Size < end-s.Value {
-			end = s.Value + s.Size
-		}
-		m.funcs[sec.Index] = append(m.funcs[sec.Index], function{s.Name, sec.Index, s.Value, end})
+		m.funcs[sec.Index] = append(m.funcs[sec.Index], function{s.Name, sec.Index, s.Value, s.Value + min(s.Size, sec.Size-s.Value)})
 	}
-	for _, list := range m.funcs {
+	for i, list := range m.funcs {
 		slices.SortStableFunc(list, func(a, b function) int { return cmp.Compare(a.start, b.start) })
+		// Without a size, a function goes on to the next.
+		next := m.f.Sections[i].Size
+		for k := len(list) - 1; k >= 0; k-- {
+			if list[k].end == list[k].start {
+				list[k].end = next
+			}
+			if k > 0 && list[k].start > list[k-1].start {
+				next = list[k].start
+			}
+		}
 	}
 }
 

@@ -84,6 +84,10 @@ func (c *checker) checkRelocation(r *relaSection, i int, e elfpatch.Rela) {
 	}
 }
 
+// loopSlack is how far an operand may lie before or behind the data that it
+// counts from: compilers let loops run from before an array, or to behind it.
+const loopSlack = 128
+
 // checkTarget looks at a relocation to a symbol that the module defines.
 func (c *checker) checkTarget(r *relaSection, where string, e elfpatch.Rela, s *elfpatch.Symbol) {
 	to := c.section(s.Section)
@@ -109,7 +113,11 @@ func (c *checker) checkTarget(r *relaSection, where string, e elfpatch.Rela, s *
 		}
 		off += n
 	}
-	if off > to.Size {
+	slack := uint64(0)
+	if executable(r.target) && !executable(to) {
+		slack = loopSlack
+	}
+	if off > to.Size+slack && off+slack >= slack {
 		bad("%s refers to %s%+d, which has %#x bytes", c.name(place{r.target.Index, e.Offset}), to.Name, int64(off), to.Size)
 	}
 }

@@ -44,31 +44,31 @@ func (c *checker) instruction(at place) (disasm.Inst, []byte, bool) {
 }
 
 // readText finds where the instructions of a section begin: in its functions,
-// or all through one that has none (replacements of alternatives, fix-ups).
+// and in what lies outside of them (replacements of alternatives, fix-ups,
+// functions without a symbol), where bytes that are no instructions are let pass.
 func (c *checker) readText(s *elfpatch.Section, visit func(at place, in disasm.Inst)) {
 	n := uint64(len(s.Data))/64 + 2
 	t := &text{starts: make([]uint64, n), ends: make([]uint64, n)}
 	c.text[s.Index] = t
-	list := c.funcs[s.Index]
-	if len(list) == 0 {
-		list = []function{{s.Name, s.Index, 0, s.Size}}
-	}
-	done := uint64(0)
 	data := c.dataInText(s)
-	for _, f := range list {
-		from := max(f.start, done) // aliases, and sizes that overlap
-		for _, d := range append(data.within(from, f.end), span{f.end, f.end}) {
-			if d.from > from {
-				c.readCode(t, s, f, span{from, d.from}, visit)
+	done := uint64(0)
+	read := func(name string, to uint64) {
+		for _, d := range append(data.within(done, to), span{to, to}) {
+			if d.from > done {
+				c.readCode(t, s, name, span{done, d.from}, visit)
 			}
-			from = max(from, d.to)
+			done = max(done, d.to)
 		}
-		done = max(done, f.end)
 	}
+	for _, f := range c.funcs[s.Index] {
+		read("", f.start)
+		read(f.name, f.end) // less what an alias or a size that overlaps had
+	}
+	read("", s.Size)
 }
 
-// readCode reads a part of a function.
-func (c *checker) readCode(t *text, s *elfpatch.Section, f function, part span, visit func(place, disasm.Inst)) {
+// readCode reads a part of a section, which is of the function of a name or of none.
+func (c *checker) readCode(t *text, s *elfpatch.Section, name string, part span, visit func(place, disasm.Inst)) {
 	if part.to > uint64(len(s.Data)) {
 		return // SHT_NOBITS: the loader fills it
 	}
@@ -79,8 +79,8 @@ func (c *checker) readCode(t *text, s *elfpatch.Section, f function, part span, 
 		visit(place{s.Index, at}, in)
 		return true
 	})
-	if err != nil {
-		c.refuse(refusal.Unsupported, whatEntry, f.name, "the code cannot be read: %v", err)
+	if err != nil && name != "" {
+		c.refuse(refusal.Unsupported, whatEntry, name, "the code cannot be read: %v", err)
 	}
 }
 

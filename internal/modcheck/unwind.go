@@ -33,6 +33,9 @@ func (c *checker) checkUnwind() {
 		c.ok(whatUnwind, "", "the kernel has no ORC tables")
 		return
 	}
+	if !slices.ContainsFunc(c.f.Sections, func(s *elfpatch.Section) bool { return executable(s) && s.Size > 0 }) {
+		return
+	}
 	before := c.refusals(whatUnwind)
 	ip, orc := c.f.Section(".orc_unwind_ip"), c.f.Section(".orc_unwind")
 	if ip == nil || orc == nil {
