@@ -9,6 +9,7 @@ import (
 
 	"livepatch/elfpatch"
 	"livepatch/elfpatch/diff"
+	"livepatch/elfpatch/kernel"
 	"livepatch/internal/image"
 )
 
@@ -25,6 +26,10 @@ they refer to, strings and constants by content, static variables by use. Code
 that only moved is the same. A changed function is shown with its first
 difference. The exit code is 0 whether or not anything changed, and 3 when the
 change cannot be patched into a running program; the reasons are listed.
+
+Kernel objects are known by what their build leaves in them, and compared by
+rules of their own: tables about code belong to the function, line numbers that
+only moved with the source are no change.
 
 Examples:
   livepatch diff server.before.o server.after.o
@@ -52,12 +57,13 @@ func diffAction(c *cli.Context) error {
 	}
 	defer done()
 	report := delta.Report()
+	for _, w := range report.Warnings {
+		p.Warn("%s", printable(w))
+	}
 	if p.json {
 		if err := p.JSON(diffReport{args[0], args[1], report}); err != nil {
 			return err
 		}
-	} else if len(report.Functions)+len(report.Data)+len(report.Refusals) == 0 {
-		p.Printf("nothing changed: %s, %s\n", plural(report.Same.Functions, "function", "functions"), plural(report.Same.Data, "data symbol", "data symbols"))
 	} else {
 		var b strings.Builder
 		if err := report.Text(&b, namer(c.Bool("demangle"))); err != nil {
@@ -92,7 +98,8 @@ func compareFiles(orig, patched string) (delta *diff.Delta, done func(), err err
 		files = append(files, img.File)
 	}
 	err = image.Guard(func() error {
-		delta, err = diff.Compare(files[0], files[1], diff.Options{Name: filepath.Base(orig)})
+		rules := kernel.IsObject(files[0]) && kernel.IsObject(files[1])
+		delta, err = diff.Compare(files[0], files[1], diff.Options{Name: filepath.Base(orig), Kernel: rules})
 		if err != nil {
 			err = fmt.Errorf("compare %s with %s: %w", orig, patched, err)
 		}

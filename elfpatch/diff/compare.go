@@ -189,6 +189,9 @@ func (c *comparison) compareData(p *pairing) *Difference {
 			if c.opt.Kernel && c.lineString(p) {
 				return nil
 			}
+			if n := firstByte(c.orig.data(a), c.patched.data(b), 0, max(a.size, b.size)); n > maxQuote/2 {
+				old, now = c.orig.quoteFrom(a, n-maxQuote/4), c.patched.quoteFrom(b, n-maxQuote/4)
+			}
 			return &Difference{Old: old, New: now, whole: true}
 		}
 	}

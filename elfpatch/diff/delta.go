@@ -97,6 +97,17 @@ func (c *comparison) spreadPart(b, part *piece) {
 	}
 }
 
+// onlyLines reports whether a function that is the same has other line numbers.
+func (c *comparison) onlyLines(p *piece) bool {
+	for _, part := range p.parts {
+		if part.twin != nil && c.onlyLines(part) {
+			return true
+		}
+	}
+	j := p.twin.judged
+	return j != nil && j.patched == p && j.lines
+}
+
 // status of a piece of the patched object.
 func (c *comparison) status(p *piece) Status {
 	switch {
@@ -120,6 +131,7 @@ func (c *comparison) report() {
 			f := Func{Name: c.nameOf(p), Status: c.status(p), Patched: p.sym, Why: c.why[p], Size: p.size}
 			if p.twin != nil {
 				f.Orig, f.OldSize = p.twin.sym, p.twin.size
+				f.Lines, f.Ignored = f.Status == Same && c.onlyLines(p), p.ignored
 			}
 			if p.parent != nil {
 				f.Parent = p.parent.sym

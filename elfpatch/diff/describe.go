@@ -60,6 +60,20 @@ func (s *side) quote(p *piece, add int64) (string, bool) {
 	return strconv.Quote(text), true
 }
 
+// quoteFrom returns the text of a string literal from a byte near an offset on,
+// behind an ellipsis.
+func (s *side) quoteFrom(p *piece, from int) string {
+	b := s.data(p)
+	for from > 0 && from < len(b) && !utf8.RuneStart(b[from]) {
+		from--
+	}
+	q, ok := s.quote(p, int64(min(from, len(b)-1)))
+	if !ok {
+		return ""
+	}
+	return `"…` + q[1:]
+}
+
 // refText describes what a reference leads to.
 func (s *side) refText(r *ref) string {
 	if r.to != nil {

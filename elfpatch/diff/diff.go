@@ -41,6 +41,8 @@ type Func struct {
 	Parent  int         // symbol in Patched of the function that this outlined part (".cold") belongs to, else 0
 	Size    uint64      // in the patched object, 0 if removed
 	OldSize uint64      // in the original object, 0 if new
+	Lines   bool        // same but for line numbers in it that moved with the source
+	Ignored bool        // its changes are ignored because the author says so
 }
 
 // Datum is one variable, constant or unnamed piece of data.

@@ -12,11 +12,15 @@ import (
 // Report is a Delta for readers and for JSON: what is not the same, and how
 // much is. docs/diff.md describes it.
 type Report struct {
-	Machine   string       `json:"machine"` // x86-64, arm64
+	Machine   string       `json:"machine"`          // x86-64, arm64
+	Kernel    bool         `json:"kernel,omitempty"` // compared by the rules of kernel objects
 	Functions []FuncReport `json:"functions"`
 	Data      []DataReport `json:"data"`
 	Same      SameCount    `json:"same"`
-	Refusals  refusal.List `json:"refusals"` // why it cannot be patched, empty if it can
+	Lines     []string     `json:"lines,omitempty"`    // functions that are the same but for line numbers
+	Ignored   []string     `json:"ignored,omitempty"`  // functions and sections whose changes the author wants ignored
+	Warnings  []string     `json:"warnings,omitempty"` // what the author should know
+	Refusals  refusal.List `json:"refusals"`           // why it cannot be patched, empty if it can
 }
 
 // FuncReport is a function that is not the same.
@@ -58,10 +62,14 @@ func (d *Delta) Report() *Report {
 	if d.Orig.Machine == elf.EM_AARCH64 {
 		r.Machine = "arm64"
 	}
+	r.Kernel, r.Ignored, r.Warnings = d.c.opt.Kernel, d.Ignored, d.Warnings
 	for _, f := range d.Funcs {
 		if f.Status == Same {
 			if f.Parent == 0 {
 				r.Same.Functions++
+			}
+			if f.Lines && f.Parent == 0 {
+				r.Lines = append(r.Lines, f.Name)
 			}
 			continue
 		}
@@ -93,6 +101,10 @@ func why(d *Difference) *WhyReport {
 	}
 	return &WhyReport{d.Off, d.In, d.Old, d.New}
 }
+
+// Nothing reports whether there is nothing to patch, and no reason against it
+// either.
+func (r *Report) Nothing() bool { return len(r.Functions)+len(r.Data)+len(r.Refusals) == 0 }
 
 // Text writes the report as a table. name, which may be nil, turns a symbol
 // into what is shown. Outlined parts are left out: the functions that they
@@ -128,9 +140,34 @@ func (r *Report) Text(w io.Writer, name func(string) string) error {
 		line := fmt.Sprintf("%-7s  %-*s  %*s   %s", row[0], width[1], row[1], width[2], row[2], row[3])
 		b.WriteString(strings.TrimRight(line, " ") + "\n")
 	}
-	fmt.Fprintf(&b, "%-7s  %s, %s\n", Same, count(r.Same.Functions, "function"), count(r.Same.Data, "data symbol"))
+	if len(r.Lines) > 0 {
+		fmt.Fprintf(&b, "%-7s  only line numbers: %s\n", "lines", list(r.Lines, name))
+	}
+	if len(r.Ignored) > 0 {
+		fmt.Fprintf(&b, "%-7s  as the source asks: %s\n", "ignored", list(r.Ignored, name))
+	}
+	if r.Nothing() {
+		fmt.Fprintf(&b, "nothing changed: %s, %s\n", count(r.Same.Functions, "function"), count(r.Same.Data, "data symbol"))
+	} else {
+		fmt.Fprintf(&b, "%-7s  %s, %s\n", Same, count(r.Same.Functions, "function"), count(r.Same.Data, "data symbol"))
+	}
 	_, err := io.WriteString(w, b.String())
 	return err
+}
+
+// maxListed bounds how many names a line of the report has.
+const maxListed = 8
+
+func list(names []string, name func(string) string) string {
+	var shown []string
+	for _, n := range names[:min(len(names), maxListed)] {
+		shown = append(shown, name(n))
+	}
+	text := strings.Join(shown, ", ")
+	if more := len(names) - maxListed; more > 0 {
+		text += fmt.Sprintf(" and %d more", more)
+	}
+	return text
 }
 
 func (w *WhyReport) text() string {

@@ -28,7 +28,7 @@ var imports = map[string][]string{
 	"internal/live":    {},
 	"internal/kimage":  {"elfpatch", "github.com/klauspost/compress/zstd", "github.com/therootcompany/xz"},
 	"internal/kstate":  {"internal/refusal", "manifest"},
-	"internal/klp":     {"internal/kstate", "internal/pack", "internal/refusal", "manifest", "golang.org/x/sys/unix"},
+	"internal/klp":     {"internal/kimage", "internal/kstate", "internal/pack", "internal/refusal", "manifest", "golang.org/x/sys/unix"},
 	"internal/policy":  {},
 	"test":             {},
 
@@ -42,7 +42,7 @@ var imports = map[string][]string{
 	"internal/process": {"elfpatch", "internal/live", "internal/pack", "internal/refusal", "internal/resolve",
 		"manifest", "trampoline", "golang.org/x/sys/unix"},
 	"cmd/livepatch-vm": {"internal/testkit/vm"},
-	"cmd/livepatch": {"docs", "elfpatch", "elfpatch/diff", "fentry", "internal/build", "internal/check", "internal/demo",
+	"cmd/livepatch": {"docs", "elfpatch", "elfpatch/diff", "elfpatch/kernel", "fentry", "internal/build", "internal/check", "internal/demo",
 		"internal/image", "internal/kimage", "internal/klp", "internal/kstate", "internal/live", "internal/modcheck", "internal/pack", "internal/process", "internal/refusal", "manifest",
 		"github.com/ianlancetaylor/demangle", "github.com/urfave/cli/v2", "golang.org/x/term"},
 }
