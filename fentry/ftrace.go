@@ -66,8 +66,7 @@ const landingLen = 4
 func (fd *Finder) ownerOf(text, off int) int {
 	t := &fd.texts[text]
 	i := t.index(off + 1)
-	if fd.machine == elf.EM_AARCH64 && i < len(t.starts) && t.starts[i].off == off+opsSlot && fd.isNops(t, off, off+opsSlot) &&
-		(i == 0 || t.starts[i-1].off < off) {
+	if fd.machine == elf.EM_AARCH64 && i < len(t.starts) && t.starts[i].off == off+opsSlot && fd.isNops(t, off, off+opsSlot) {
 		return i
 	}
 	if i--; i < 0 || uint64(off-t.starts[i].off) >= t.starts[i].Size || off-t.starts[i].off > landingLen {

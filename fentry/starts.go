@@ -10,6 +10,7 @@ import (
 
 	"livepatch/disasm"
 	"livepatch/elfpatch"
+	"livepatch/elfpatch/kernel"
 )
 
 // Source says how it is known that a function begins somewhere.
@@ -84,6 +85,9 @@ func (fd *Finder) addSymbols(all []candidate, symbols []elfpatch.Symbol, from So
 // addSymbol takes a symbol that names a function of the texts.
 func (fd *Finder) addSymbol(all []candidate, s *elfpatch.Symbol, from Source) []candidate {
 	if s.Type != elf.STT_FUNC && s.Type != elf.STT_GNU_IFUNC || s.Section <= 0 {
+		return all
+	}
+	if fd.kernel != nil && fd.kernel.image && kernel.IsLabel(s.Name) {
 		return all
 	}
 	p, ok := fd.locate(s.Section, s.Value)

@@ -82,18 +82,20 @@ func (fd *Finder) readTables() error {
 		}
 		for n := range d.at {
 			slices.Sort(d.at[n])
-			d.Outside += fd.countOutside(n, d.at[n])
+			d.Outside += fd.countOutside(n, d.at[n], row.Section == patchableTable)
 		}
 		fd.kernel.tables = append(fd.kernel.tables, d)
 	}
 	return nil
 }
 
-// countOutside counts the places of a text that no function contains.
-func (fd *Finder) countOutside(text int, at []int) int {
+// countOutside counts the places of a text that no function contains. In the
+// table of call padding they may stand before one.
+func (fd *Finder) countOutside(text int, at []int, padding bool) int {
 	t, n := &fd.texts[text], 0
 	for _, off := range at {
-		if _, ok := t.containing(off); !ok {
+		_, ok := t.containing(off)
+		if next := t.next(off); !ok && !(padding && next < len(t.bytes) && next-off <= maxPrefix) {
 			n++
 		}
 	}

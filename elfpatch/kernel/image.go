@@ -112,6 +112,19 @@ func (a *Area) Covers(section string) bool {
 	return false
 }
 
+// IsLabel says whether a symbol of a linked kernel's text is one that the linker
+// script puts around parts of it, such as _stext and __noinstr_text_end
+// (include/asm-generic/vmlinux.lds.h, arch/x86/kernel/vmlinux.lds.S and
+// arch/arm64/kernel/vmlinux.lds.S, 6.12). In a table made from kallsyms
+// nothing else tells it from a function.
+func IsLabel(name string) bool {
+	switch name {
+	case "_text", "_stext", "_etext", "_sinittext", "_einittext", "__inittext_begin", "__inittext_end", "__exittext_begin", "__exittext_end":
+		return true
+	}
+	return strings.HasPrefix(name, "__") && (strings.HasSuffix(name, "_text_start") || strings.HasSuffix(name, "_text_end"))
+}
+
 // PrefixOf returns the function that a symbol for what stands before an entry
 // belongs to: __pfx_ marks call padding (tools/objtool/elf.c, 6.12), __cfi_ the
 // type hash of a function (arch/x86/include/asm/linkage.h, 6.12).
