@@ -203,7 +203,9 @@ func (u *kernelCutter) admit(p, e *piece) bool {
 	sec := &u.s.secs[e.sec]
 	name := u.s.f.Sections[e.sec].Name
 	if sec.row.BootOnly {
-		u.refuse(refusal.BootConstant, where(p, uint64(max(u.s.codePlace(e), 0))), "%s: the kernel writes this constant only into its own image", name)
+		if u.k.c.status(p) == Same { // of others Compare says so
+			u.refuse(refusal.BootConstant, where(p, uint64(max(u.s.codePlace(e), 0))), "%s: the kernel writes this constant only into its own image", name)
+		}
 		return false
 	}
 	field, ok := sec.layout.Field(kernel.FieldKey)

@@ -1,6 +1,7 @@
 package diff
 
 import (
+	"bytes"
 	"debug/elf"
 	"slices"
 	"strings"
@@ -136,7 +137,30 @@ func (b *tableMaker) notes() {
 		}
 		b.put(b.u.sectionLike(sec, sec.Name), b.keptNotes(sec, rels, stride, per))
 	}
+	b.keepLandingPads()
 }
+
+// keepLandingPads notes that the endbr64 of callbacks and replacements are
+// needed: their addresses go into structures that are added behind objtool,
+// which would take the instructions for needless and have them removed at boot
+// (include/asm-generic: IBT_NOSEAL, 5.18).
+func (b *tableMaker) keepLandingPads() {
+	const name = ".discard.ibt_endbr_noseal"
+	var rows []tableRow
+	for _, p := range b.u.k.order {
+		at := b.u.k.places[p]
+		called := slices.ContainsFunc(b.u.callbacks, func(c requested) bool { return c.fn == p })
+		if p.kind != function || p.parent != nil || p.twin == nil && !called || !bytes.HasPrefix(at.sec.Data[at.off:], endbr64) {
+			continue
+		}
+		rel := elfpatch.Rela{Type: uint32(elf.R_X86_64_64)}
+		b.u.k.bind(&rel, &ref{}, p)
+		rows = append(rows, tableRow{make([]byte, 8), []elfpatch.Rela{rel}})
+	}
+	b.put(elfpatch.Section{Name: name, Type: elf.SHT_PROGBITS, Align: 1}, rows)
+}
+
+var endbr64 = []byte{0xf3, 0x0f, 0x1e, 0xfa}
 
 // keptNotes are the entries, of a size and number of relocations each, whose
 // first relocation leads to the code of the patch.
