@@ -63,6 +63,7 @@ type miss struct {
 // A fit is a place of the target that holds the code of a function.
 type fit struct {
 	addr uint64
+	size uint64 // there
 	refs []ref
 }
 
@@ -75,6 +76,9 @@ type window struct {
 	rels []elfpatch.Rela // offsets from the start, sorted
 	obj  *object
 	img  *image
+
+	f     *function // the function, for elastic comparisons
+	sites []site    // inside the window, by offset
 
 	localDynamic bool   // an earlier local-dynamic sequence became local-exec
 	gotPage      uint64 // page of the GOT as an earlier adrp shows it
@@ -89,17 +93,40 @@ type span struct {
 
 // compare walks the relocations in order. All bytes between their fields must
 // be equal, and in each field the bits that the relocation does not own, unless
-// the target holds one of the documented rewrites of the linker there.
+// the target holds one of the documented rewrites of the linker there, or a
+// table names the place as one that kernels rewrite.
 func (w *window) compare() ([]ref, *miss) {
+	refs, m := w.walk()
+	if m != nil {
+		return nil, m
+	}
+	if refs, m = w.join(refs); m != nil {
+		return nil, m
+	}
+	return refs, w.agreeAlone(refs)
+}
+
+// walk compares byte by byte and returns what the fields show.
+func (w *window) walk() ([]ref, *miss) {
 	var refs []ref
-	pos := 0
-	for i := 0; i < len(w.rels); {
-		sp, m := w.rewritten(i)
-		if sp == nil && m == nil {
+	pos, k := 0, 0
+	for i := 0; i < len(w.rels) || k < len(w.sites); {
+		var sp *span
+		var m *miss
+		at := len(w.old)
+		if i < len(w.rels) {
+			at = int(w.rels[i].Offset)
+		}
+		if k < len(w.sites) && int(w.sites[k].off) <= at {
+			k++
+			if sp = w.atSite(w.sites[k-1], i); sp == nil {
+				continue
+			}
+		} else if sp, m = w.rewritten(i); sp == nil && m == nil {
 			sp, m = w.field(i)
 		}
 		if m != nil {
-			if d := w.firstDiff(pos, min(m.off, int(w.rels[i].Offset))); d >= 0 {
+			if d := w.firstDiff(pos, min(m.off, at)); d >= 0 {
 				m = w.missAt(d, "")
 			}
 			return nil, m
@@ -117,11 +144,7 @@ func (w *window) compare() ([]ref, *miss) {
 	if d := w.firstDiff(pos, len(w.old)); d >= 0 {
 		return nil, w.missAt(d, "")
 	}
-	refs, m := w.join(refs)
-	if m != nil {
-		return nil, m
-	}
-	return refs, w.agreeAlone(refs)
+	return refs, nil
 }
 
 // rewritten returns the span of a rewrite of the linker at relocation i, nil

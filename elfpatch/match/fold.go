@@ -43,11 +43,13 @@ func (p *prover) refuseFolded() {
 			}
 		}
 	}
-	p.eachName(func(s *elfpatch.Symbol) {
-		if f := placed[s.Value]; f != nil && s.Type == elf.STT_FUNC && s.Size == f.size && !p.isNameOf(f, s.Name) {
-			note(f, s.Name)
-		}
-	})
+	if !p.img.kernel { // where aliases across objects are common, and folding is not done
+		p.eachName(func(s *elfpatch.Symbol) {
+			if f := placed[s.Value]; f != nil && s.Type == elf.STT_FUNC && s.Size == f.size && !p.isNameOf(f, s.Name) {
+				note(f, s.Name)
+			}
+		})
+	}
 	for _, f := range p.order {
 		if name, ok := folded[f]; ok {
 			p.refuse(refusal.AddressAmbiguous, f.name, "is folded with %s at %#x of %s: one entry serves both", name, f.addr, p.opt.Target)

@@ -13,12 +13,14 @@ import (
 type image struct {
 	f     *elfpatch.File
 	exec  []stretch
-	loads []elfpatch.Segment
+	areas []area
 	named map[string][]named // only names that the object uses
 	slots []slot             // words that the dynamic loader fills, by address
 	start []uint64           // entries of .eh_frame_hdr: where functions begin, sorted
 
 	preemptible bool // a library whose exported symbols others may define instead
+
+	kernel bool // linked at addresses of a kernel
 
 	checked map[int]map[uint64]string // answers of misplacedSection, by section and base
 }
@@ -27,6 +29,12 @@ type image struct {
 type stretch struct {
 	addr uint64
 	data []byte
+}
+
+// area is a stretch of memory that the image takes when it is loaded.
+type area struct {
+	addr, size uint64
+	exec       bool
 }
 
 // named is a symbol of the target or its debug file.
@@ -50,20 +58,9 @@ type slot struct {
 }
 
 func newImage(f, debug *elfpatch.File, obj *object) (*image, error) {
-	img := &image{f: f, named: map[string][]named{}, checked: map[int]map[uint64]string{}}
-	for _, s := range f.Segments {
-		if s.Type != elf.PT_LOAD {
-			continue
-		}
-		img.loads = append(img.loads, s)
-		if s.Flags&elf.PF_X == 0 || s.FileSize == 0 {
-			continue
-		}
-		data, ok := f.ReadAddr(s.VAddr, int(s.FileSize))
-		if !ok {
-			return nil, &elfpatch.FormatError{Where: "program headers", Text: "an executable segment lies outside the file"}
-		}
-		img.exec = append(img.exec, stretch{s.VAddr, data})
+	img := &image{f: f, named: map[string][]named{}, kernel: isKernel(f), checked: map[int]map[uint64]string{}}
+	if err := img.findAreas(); err != nil {
+		return nil, err
 	}
 	wanted := obj.names()
 	img.addSymbols(f.Symbols, wanted, BySymbol)
@@ -90,6 +87,41 @@ func newImage(f, debug *elfpatch.File, obj *object) (*image, error) {
 		}
 	}
 	return img, nil
+}
+
+// findAreas notes what the image takes of memory, and its code: by segments; in
+// kernels, whose first segment holds code and data, by sections.
+func (img *image) findAreas() error {
+	f := img.f
+	if img.kernel && len(f.Sections) > 1 {
+		for _, s := range f.Sections {
+			if s.Flags&elf.SHF_ALLOC == 0 || s.Size == 0 {
+				continue
+			}
+			exec := s.Flags&elf.SHF_EXECINSTR != 0
+			img.areas = append(img.areas, area{s.Addr, s.Size, exec})
+			if exec && len(s.Data) > 0 {
+				img.exec = append(img.exec, stretch{s.Addr, s.Data})
+			}
+		}
+		return nil
+	}
+	for _, s := range f.Segments {
+		if s.Type != elf.PT_LOAD {
+			continue
+		}
+		exec := s.Flags&elf.PF_X != 0
+		img.areas = append(img.areas, area{s.VAddr, s.MemSize, exec})
+		if !exec || s.FileSize == 0 {
+			continue
+		}
+		data, ok := f.ReadAddr(s.VAddr, int(s.FileSize))
+		if !ok {
+			return &elfpatch.FormatError{Where: "program headers", Text: "an executable segment lies outside the file"}
+		}
+		img.exec = append(img.exec, stretch{s.VAddr, data})
+	}
+	return nil
 }
 
 // addSymbols keeps the defined symbols whose names the object uses. A place
@@ -221,11 +253,11 @@ func (img *image) textAtMost(addr uint64, n int) ([]byte, bool) {
 	return nil, false
 }
 
-// holds reports whether one segment covers [addr, addr+size], and is
-// executable if asked.
+// holds reports whether one segment, or section of a kernel, covers [addr,
+// addr+size], and is executable if asked.
 func (img *image) holds(addr, size uint64, exec bool) bool {
-	for _, s := range img.loads {
-		if addr >= s.VAddr && addr-s.VAddr <= s.MemSize && size <= s.MemSize-(addr-s.VAddr) && (!exec || s.Flags&elf.PF_X != 0) {
+	for _, a := range img.areas {
+		if addr >= a.addr && addr-a.addr <= a.size && size <= a.size-(addr-a.addr) && (!exec || a.exec) {
 			return true
 		}
 	}

@@ -16,7 +16,7 @@ func (p *prover) judge() {
 			continue
 		}
 		switch {
-		case f.state == proven && at[f.addr] != nil:
+		case f.state == proven && at[f.addr] != nil && !samePlace(f, at[f.addr]):
 			p.refuse(refusal.AddressAmbiguous, f.name, "is folded with %s at %#x of %s: one entry serves both",
 				at[f.addr].name, f.addr, p.opt.Target)
 		case f.state == proven:

@@ -17,7 +17,8 @@ type object struct {
 	funcs map[int]*function       // by symbol
 	file  string                  // of its STT_FILE symbol, when there is exactly one
 
-	bySection map[int][]int // named symbols, made by inSection
+	bySection map[int][]int  // named symbols, made by inSection
+	sites     map[int][]site // of kernel objects, by section
 }
 
 // function is one function of the object.
@@ -29,11 +30,13 @@ type function struct {
 	size   uint64
 	code   []byte          // its bytes in sec
 	rels   []elfpatch.Rela // those inside it, offsets from its start
+	sites  []site          // those inside it, offsets from its start
 	local  bool            // not visible outside the linked file
 	wanted bool            // a changed function, not just a witness
 
 	state   state
 	addr    uint64
+	extent  uint64 // size at addr
 	found   Found
 	fits    []fit // places whose bytes are equal
 	nearest *miss // the best place that is not
@@ -132,6 +135,7 @@ func (o *object) function(i int) (*function, error) {
 		r.Offset -= f.off
 		f.rels = append(f.rels, r)
 	}
+	f.sites = o.sitesOf(f)
 	o.funcs[i] = f
 	return f, nil
 }

@@ -35,6 +35,11 @@ func newProver(orig, target, debug *elfpatch.File, opt Options) (*prover, error)
 		opt.Target = "the target"
 	}
 	obj := newObject(orig)
+	if isKernel(target) {
+		if err := obj.readSites(); err != nil {
+			return nil, err
+		}
+	}
 	img, err := newImage(target, debug, obj)
 	if err != nil {
 		return nil, err
@@ -228,26 +233,52 @@ func (p *prover) takeHits(pat *pattern) {
 func (p *prover) try(f *function, addr uint64) bool {
 	code, ok := p.img.text(addr, len(f.code))
 	if !ok {
-		return false
+		return p.tryElastic(f, addr)
 	}
-	w := window{
-		m: p.obj.f.Machine, old: f.code, new: code, addr: addr,
-		rels: f.rels, obj: p.obj, img: p.img,
-	}
+	w := p.window(f, addr, code)
 	refs, m := w.compare()
 	if m != nil {
+		if p.tryElastic(f, addr) {
+			return true
+		}
 		if f.nearest == nil || m.off > f.nearest.off {
 			f.nearest = m
 		}
 		return false
 	}
-	f.fits = append(f.fits, fit{addr, refs})
+	f.fits = append(f.fits, fit{addr, f.size, refs})
+	return true
+}
+
+func (p *prover) window(f *function, addr uint64, code []byte) window {
+	return window{
+		m: p.obj.f.Machine, old: f.code, new: code, addr: addr,
+		rels: f.rels, obj: p.obj, img: p.img, f: f, sites: f.sites,
+	}
+}
+
+// tryElastic compares a function of a kernel with jumps of other lengths. Only
+// names lead here: an elastic search would find too much.
+func (p *prover) tryElastic(f *function, addr uint64) bool {
+	if !p.img.kernel || p.obj.f.Machine != elf.EM_X86_64 {
+		return false
+	}
+	code, ok := p.img.textAtMost(addr, 2*len(f.code)+maxStretch)
+	if !ok {
+		return false
+	}
+	w := p.window(f, addr, code)
+	refs, size, m := w.elastic()
+	if m != nil {
+		return false
+	}
+	f.fits = append(f.fits, fit{addr, uint64(size), refs})
 	return true
 }
 
 // accept makes a place the place of a function, and its fields known.
 func (p *prover) accept(f *function, x *fit) {
-	f.state, f.addr = proven, x.addr
+	f.state, f.addr, f.extent = proven, x.addr, x.size
 	k, off := p.obj.keyOf(Address, f.sym, 0)
 	if p.facts[k] == nil {
 		p.facts[k] = &fact{value: x.addr - off, first: string(f.found)}
@@ -340,7 +371,7 @@ func (p *prover) checkPartial(r ref, f *function, text *string) {
 
 // report describes a proven function.
 func (p *prover) report(f *function) Func {
-	out := Func{Symbol: f.sym, Name: f.name, Addr: f.addr, Size: f.size, Found: f.found}
+	out := Func{Symbol: f.sym, Name: f.name, Addr: f.addr, Size: f.extent, Found: f.found}
 	for i, s := range p.obj.f.Symbols {
 		if s.Type != elf.STT_FUNC || s.Size == 0 || !isPartOf(s.Name, f.name) || p.obj.defined(i) == nil {
 			continue

@@ -29,7 +29,7 @@ func laid(t *testing.T, m elf.Machine, old string, rels []elfpatch.Rela, now str
 	o.AddSymbol(elfpatch.Symbol{Name: "_GLOBAL_OFFSET_TABLE_", Bind: elf.STB_GLOBAL})
 	const addr = 0x10000
 	img := &image{f: elfpatch.New(elf.ET_EXEC, m), named: map[string][]named{}, checked: map[int]map[uint64]string{}}
-	img.loads = []elfpatch.Segment{{Type: elf.PT_LOAD, Flags: elf.PF_R | elf.PF_X, VAddr: 0, MemSize: 1 << 40}}
+	img.areas = []area{{addr: 0, size: 1 << 40, exec: true}}
 	code := unhex(t, now)
 	img.exec = []stretch{{addr, code}}
 	before := unhex(t, old)
