@@ -23,7 +23,7 @@ func completions(words ...string) string {
 func TestComplete(t *testing.T) {
 	for _, tc := range []struct{ words, want string }{
 		{"ins", "inspect"},
-		{"co", "completion"},
+		{"com", "completion"},
 		{"zzz", ""},
 		{"help ver", "verify version"},
 		{"help verify ", ""},

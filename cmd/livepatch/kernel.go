@@ -175,6 +175,8 @@ func revertKernel(c *cli.Context, p *printer, names []string) error {
 		p.Note("nothing was changed: no livepatch is loaded")
 	case opt.DryRun:
 		p.Note("nothing was changed; %s could be reverted now", plural(n, "function", "functions"))
+	case n == 0:
+		p.Note("unloaded what had no effect; the code of the kernel was not changed")
 	default:
 		p.Note("reverted %s", plural(n, "function", "functions"))
 	}
@@ -238,7 +240,7 @@ func statusOfKernel(c *cli.Context, p *printer) error {
 	for _, s := range r.Patches {
 		for i := range s.Tasks {
 			t := &s.Tasks[i]
-			p.Printf("%s waits: %s %s\n", s.Name, printable(t.Who()), printable(t.Why(s.Functions())))
+			p.Printf("%s waits: %s %s\n", s.Name, printable(t.Who()), printable(t.Why(s.Code())))
 		}
 		if more := s.Waiting - len(s.Tasks); more > 0 {
 			p.Printf("%s waits: %d more\n", s.Name, more)

@@ -37,6 +37,7 @@ func (l *loader) verify(pkg *pack.Package) (*kstate.Verdict, *kstate.Facts, erro
 	if !v.Foreign {
 		l.opt.progress("looking up symbols")
 		v.Symbols(l.Files(), k, facts)
+		l.modulesLater(v, k)
 	}
 	return v, facts, nil
 }
@@ -59,7 +60,7 @@ func (l *loader) apply(ctx context.Context, pkg *pack.Package) (*Result, error) 
 		return nil, &Error{"check", Unchanged, err}
 	}
 	k := pkg.Manifest.Kernel
-	res := newResult(pkg, v, facts)
+	res := l.newResult(pkg, v, facts)
 	switch {
 	case l.opt.IfFits && (v.Foreign || v.Applied):
 		res.Skipped = v.Refusals[0].Text
@@ -95,9 +96,9 @@ func (l *loader) apply(ctx context.Context, pkg *pack.Package) (*Result, error) 
 	return res, nil
 }
 
-func newResult(pkg *pack.Package, v *kstate.Verdict, facts *kstate.Facts) *Result {
+func (l *loader) newResult(pkg *pack.Package, v *kstate.Verdict, facts *kstate.Facts) *Result {
 	k := pkg.Manifest.Kernel
-	res := &Result{Patch: pkg.Manifest.Name, Module: k.Module, Release: facts.Release, Functions: []string{},
+	res := &Result{Patch: pkg.Manifest.Name, Module: k.Module, DryRun: l.opt.DryRun, Release: facts.Release, Functions: []string{},
 		Later: v.Later, Replaced: []Replaced{}, Warnings: v.Warnings}
 	for _, o := range k.Objects {
 		for _, f := range o.Functions {
@@ -147,13 +148,10 @@ func (l *loader) finish(ctx context.Context, t *transition, res *Result) error {
 	return &Error{"transition", Unfinished, err}
 }
 
-// forceLimit is how long a transition may take that was forced.
-const forceLimit = 10 * time.Second
-
 func (l *loader) force(ctx context.Context, t *transition) error {
 	err := l.set(t.name, "force", "1")
 	if err == nil {
-		err = l.watch(ctx, t, forceLimit)
+		err = l.watch(ctx, t, l.letMove)
 	}
 	if err != nil {
 		return &Error{"transition", Unfinished, fmt.Errorf("force the transition of %s: %w", t.name, err)}
@@ -167,7 +165,7 @@ func (l *loader) reverse(t *transition, cause error) error {
 	l.opt.progress("taking %s back", t.name)
 	err := l.set(t.name, "enabled", "0")
 	if err == nil {
-		back := &transition{t.name, false, t.inside}
+		back := &transition{t.name, false, t.replaced}
 		if err = l.watch(context.Background(), back, l.opt.timeout()); errors.Is(err, errTimeout) {
 			err = l.busy(back, "the way back did not end either")
 		}

@@ -112,13 +112,11 @@ func StateOf(err error) Outcome {
 // A BusyError says that a transition did not end, or cannot begin now. The
 // kernel is as it was before.
 type BusyError struct {
-	Reason  string        // why, without the tasks
-	Tasks   []kstate.Task // that had not switched, at most kstate.MaxTasks
-	Total   int           // how many there were
-	Inside  []string      // the functions that they must not be in
-	Advice  string
-	Forced  bool // forcing would be an answer
-	Reverse bool // it was the revert that did not come to an end
+	Reason string        // why, without the tasks
+	Tasks  []kstate.Task // that had not switched, at most kstate.MaxTasks
+	Total  int           // how many there were
+	Code   kstate.Code   // what they must not be in
+	Advice string        // what the user can do, empty without
 }
 
 // shownTasks is how many tasks the text of a BusyError names.
@@ -129,7 +127,7 @@ func (e *BusyError) Error() string {
 	b.WriteString(e.Reason)
 	for i := range e.Tasks[:min(len(e.Tasks), shownTasks)] {
 		t := &e.Tasks[i]
-		fmt.Fprintf(&b, "\n%s %s", t.Who(), t.Why(e.Inside))
+		fmt.Fprintf(&b, "\n%s %s", t.Who(), t.Why(e.Code))
 	}
 	if more := e.Total - min(len(e.Tasks), shownTasks); more > 0 {
 		fmt.Fprintf(&b, "\nand %d more", more)

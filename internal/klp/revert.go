@@ -25,7 +25,22 @@ func Revert(ctx context.Context, name string, opt Options) (*Reverted, error) {
 	if err != nil {
 		return nil, &Error{"check", Unchanged, err}
 	}
-	return l.revert(ctx, name, facts)
+	return l.revert(ctx, known(facts, name), facts)
+}
+
+// known is the name of the livepatch that a user means: that of the module, or
+// of a package, in which other characters may stand for '_'.
+func known(facts *kstate.Facts, name string) string {
+	module := strings.Map(func(r rune) rune {
+		if r == '-' || r == '.' {
+			return '_'
+		}
+		return r
+	}, name)
+	if facts.Patch(name) == nil && facts.Module(name) == nil && facts.Module(module) != nil {
+		return module
+	}
+	return name
 }
 
 // RevertAll reverts every livepatch, and unloads the modules of those that
@@ -103,7 +118,7 @@ func (l *loader) revert(ctx context.Context, name string, facts *kstate.Facts) (
 	res := &Reverted{Name: name, Functions: []string{}}
 	p, err := kstate.ReadPatch(l.Files(), name)
 	if err != nil {
-		return nil, &Error{"check", Unchanged, err}
+		return nil, &Error{"check", Unchanged, fmt.Errorf("read the state of livepatch %s: %w", name, err)}
 	}
 	if p == nil {
 		m := facts.Module(name)
@@ -120,7 +135,7 @@ func (l *loader) revert(ctx context.Context, name string, facts *kstate.Facts) (
 	for _, o := range p.Objects {
 		for _, f := range o.Functions {
 			res.Functions = append(res.Functions, o.Name+": "+f.Name)
-			t.inside = append(t.inside, f.Name)
+			t.replaced = append(t.replaced, f.Name)
 		}
 	}
 	if err := otherTransition(facts, name); err != nil {
@@ -176,7 +191,7 @@ func (l *loader) enableAgain(t *transition, cause error) error {
 	l.opt.progress("enabling %s again", t.name)
 	err := l.set(t.name, "enabled", "1")
 	if err == nil {
-		forth := &transition{t.name, true, t.inside}
+		forth := &transition{t.name, true, t.replaced}
 		if err = l.watch(context.Background(), forth, l.opt.timeout()); errors.Is(err, errTimeout) {
 			err = l.busy(forth, "enabling it again did not end either")
 		}

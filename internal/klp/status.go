@@ -31,15 +31,18 @@ type Status struct {
 	Waiting    int                  `json:"waiting"` // how many those are in all
 }
 
-// Functions are the names of all functions of the livepatch.
-func (s *Status) Functions() []string {
-	var names []string
+// Code is what the tasks that a transition waits for must leave.
+func (s *Status) Code() kstate.Code {
+	if s.State == "disabling" {
+		return kstate.Code{Module: s.Name}
+	}
+	var c kstate.Code
 	for _, o := range s.Objects {
 		for _, f := range o.Functions {
-			names = append(names, f.Name)
+			c.Functions = append(c.Functions, f.Name)
 		}
 	}
-	return names
+	return c
 }
 
 // Facts reads what the running kernel tells about itself.

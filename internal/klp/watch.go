@@ -16,12 +16,16 @@ var errInUse = errors.New("it is in use")
 // A loader changes one system.
 type loader struct {
 	system
-	opt Options
+	opt     Options
+	letGo   time.Duration // how long the kernel may need to let go of a module whose patch is disabled
+	letMove time.Duration // how long a transition may take that was forced
 }
 
+// newLoader makes the loader of this machine. The kernel lets go of a module in
+// a work queue.
 func newLoader(opt Options) (*loader, error) {
 	sys, err := thisMachine()
-	return &loader{sys, opt}, err
+	return &loader{sys, opt, 5 * time.Second, 10 * time.Second}, err
 }
 
 // Poll intervals. The kernel tries to switch what is left once a second, the
@@ -35,7 +39,15 @@ const (
 type transition struct {
 	name     string   // of the livepatch
 	enabling bool     // else it is being disabled
-	inside   []string // the functions that no task may be in
+	replaced []string // the functions that the livepatch replaces
+}
+
+// code is what no task may be in for the transition to end.
+func (t *transition) code() kstate.Code {
+	if t.enabling {
+		return kstate.Code{Functions: t.replaced}
+	}
+	return kstate.Code{Module: t.name}
 }
 
 // errTimeout and errInterrupted end the watching of a transition.
@@ -87,7 +99,11 @@ func (l *loader) tell(t *transition) {
 		l.opt.progress("waiting for the last tasks to switch")
 		return
 	}
-	l.opt.progress("waiting for %d tasks to switch: %s %s", n, tasks[0].Who(), tasks[0].Why(t.inside))
+	more := ""
+	if n > 1 {
+		more = fmt.Sprintf("; %d more", n-1)
+	}
+	l.opt.progress("waiting: %s %s%s", tasks[0].Who(), tasks[0].Why(t.code()), more)
 }
 
 // busy describes a transition that did not end.
@@ -96,7 +112,7 @@ func (l *loader) busy(t *transition, reason string) *BusyError {
 	if err != nil {
 		tasks, n = nil, 0
 	}
-	e := &BusyError{Reason: reason, Tasks: tasks, Total: n, Inside: t.inside, Forced: true, Reverse: !t.enabling}
+	e := &BusyError{Reason: reason, Tasks: tasks, Total: n, Code: t.code()}
 	switch {
 	case n == 0:
 		e.Advice = "no task of /proc was in the way at the end: an idle processor may have been; try again"
@@ -117,14 +133,10 @@ func (l *loader) set(name, file, value string) error {
 	return nil
 }
 
-// unloadLimit is how long the kernel may need to let go of a module whose
-// patch is disabled; it does so in a work queue.
-const unloadLimit = 5 * time.Second
-
 // unload takes out a module whose patch is not in effect. The reason is why it
 // stays, "" if it is gone.
 func (l *loader) unload(name string) (reason string) {
-	deadline := time.Now().Add(unloadLimit)
+	deadline := time.Now().Add(l.letGo)
 	for {
 		err := l.Unload(name)
 		switch {

@@ -242,7 +242,8 @@ func (c *claim) probed(k *Kprobe) bool {
 func (c *claim) kprobes() {
 	for i := range c.facts.Kprobes {
 		k := &c.facts.Kprobes[i]
-		if !c.probed(k) {
+		who := func(x Conflict) bool { return x.Kind == KindHandler && x.Who == k.String() }
+		if !c.probed(k) || slices.ContainsFunc(c.found, who) {
 			continue
 		}
 		before := len(c.found)

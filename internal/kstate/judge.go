@@ -143,6 +143,19 @@ func (j *judge) object(o *manifest.KernelObject) {
 	}
 }
 
+// File compares the file of a module that is not loaded with what the package
+// was made for.
+func (v *Verdict) File(o *manifest.KernelObject, file string, buildID []byte, srcversion string) {
+	switch {
+	case len(buildID) > 0 && !slices.Equal(buildID, o.BuildID):
+		v.Refusals = append(v.Refusals, refusal.New(refusal.WrongTarget, o.Name,
+			"the package is for build %x, the file that will be loaded is build %x: %s", []byte(o.BuildID), buildID, file))
+	case o.Srcversion != "" && srcversion != "" && srcversion != o.Srcversion:
+		v.Refusals = append(v.Refusals, refusal.New(refusal.WrongTarget, o.Name,
+			"the package is for srcversion %s, the file that will be loaded has %s: %s", o.Srcversion, srcversion, file))
+	}
+}
+
 // patches looks at the livepatches that are there.
 func (j *judge) patches() {
 	for i := range j.f.Patches {

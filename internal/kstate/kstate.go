@@ -34,7 +34,7 @@ type Facts struct {
 	Patches    []Patch         `json:"patches"`
 	Traced     []Traced        `json:"traced"`
 	Kprobes    []Kprobe        `json:"kprobes"`
-	Injectable map[string]bool `json:"injectable,omitempty"` // functions whose return value may be overridden
+	Injectable map[string]bool `json:"injectable,omitempty"` // functions whose return value may be overridden; nil: not known
 	Unknown    []Unknown       `json:"unknown"`
 }
 
@@ -104,9 +104,12 @@ func (f *Facts) readTracers(fsys fs.FS) {
 	b, err = file(fsys, "sys/kernel/debug/kprobes/list")
 	f.unless(err, "the kprobes")
 	f.Kprobes = ParseKprobes(b)
-	b, err = file(fsys, "sys/kernel/debug/error_injection/list")
-	if err == nil {
+	const debug, injection = "sys/kernel/debug", "sys/kernel/debug/error_injection/list"
+	switch b, err = file(fsys, injection); {
+	case err == nil:
 		f.Injectable = ParseErrorInjection(b)
+	case errors.Is(err, fs.ErrNotExist) && exists(fsys, debug+"/kprobes"):
+		f.Injectable = map[string]bool{} // a kernel without such functions
 	}
 }
 

@@ -112,12 +112,29 @@ func ParseStack(b []byte) []string {
 	return frames
 }
 
-// Inside returns the outermost frame of the task's stack that is in one of the
-// functions, "" without.
-func (t *Task) Inside(functions []string) string {
+// Code is what no task may be inside of for a transition to end: the functions
+// that are replaced when a patch is enabled, all code of its module when it is
+// disabled.
+type Code struct {
+	Functions []string // of the kernel and of other modules
+	Module    string   // "" while enabling
+}
+
+// holds reports whether a frame of a stack is in the code.
+func (c *Code) holds(frame string) bool {
+	name, module, _ := strings.Cut(frame, " ")
+	if c.Module != "" {
+		return module == "["+c.Module+"]"
+	}
+	return slices.Contains(c.Functions, name)
+}
+
+// Inside returns the outermost frame of the task's stack that is in the code,
+// "" without.
+func (t *Task) Inside(code Code) string {
 	for _, f := range slices.Backward(t.Stack) {
-		name, _, _ := strings.Cut(f, " ")
-		if slices.Contains(functions, name) {
+		if code.holds(f) {
+			name, _, _ := strings.Cut(f, " ")
 			return name
 		}
 	}
@@ -137,20 +154,23 @@ func (t *Task) Who() string {
 }
 
 // Why says what keeps the task from switching, from what it does and from its
-// stack; functions are those that are being replaced, or the replacements.
-func (t *Task) Why(functions []string) string {
-	inside := t.Inside(functions)
+// stack.
+func (t *Task) Why(code Code) string {
+	inside, innermost := t.Inside(code), ""
+	if len(t.Stack) > 0 {
+		innermost, _, _ = strings.Cut(t.Stack[0], " ")
+	}
 	switch {
-	case inside != "" && len(t.Stack) > 0 && !strings.HasPrefix(t.Stack[0], inside):
-		return fmt.Sprintf("waits in %s, called by %s", strings.Fields(t.Stack[0])[0], inside)
+	case inside != "" && innermost != inside:
+		return fmt.Sprintf("waits in %s, called by %s", innermost, inside)
 	case inside != "":
 		return "is in " + inside
 	case t.State == "R":
-		return "runs and has not left the kernel or been preempted since"
-	case len(t.Stack) == 0:
+		return "runs and has not left the kernel since"
+	case innermost == "":
 		return "has a stack that cannot be read"
 	case t.Kernel:
-		return fmt.Sprintf("waits in %s and switches when it wakes up", strings.Fields(t.Stack[0])[0])
+		return fmt.Sprintf("waits in %s and switches when it wakes up", innermost)
 	}
-	return fmt.Sprintf("waits in %s with a stack that the kernel does not trust", strings.Fields(t.Stack[0])[0])
+	return fmt.Sprintf("waits in %s with a stack that the kernel does not trust", innermost)
 }

@@ -59,7 +59,7 @@ func parseTraced(text string) (Traced, bool) {
 	}
 	t.Count = n
 	words := strings.Fields(head)
-	if len(words) > 1 && isHex(words[0]) {
+	if len(words) > 1 && isHex(words[0]) && (len(words) == 3 || !strings.HasPrefix(words[1], "[")) {
 		words = words[1:]
 	}
 	switch {
@@ -109,7 +109,7 @@ func (t *Traced) owners(part string) {
 
 func (t *Traced) owner(symbol string) {
 	name := symbolOf(symbol)
-	if name == "" || isHex(strings.TrimPrefix(name, "0x")) {
+	if name == "" || strings.HasPrefix(name, "0x") { // an address without a symbol
 		return
 	}
 	for _, o := range t.Owners {
