@@ -12,7 +12,7 @@ var imports = map[string][]string{
 	"elfpatch":          {},
 	"elfpatch/diff":     {"disasm", "elfpatch", "elfpatch/kernel", "internal/refusal"},
 	"elfpatch/kernel":   {"elfpatch"},
-	"elfpatch/match":    {"disasm", "elfpatch", "internal/refusal"},
+	"elfpatch/match":    {"disasm", "elfpatch", "elfpatch/kernel", "internal/refusal"},
 	"fentry":            {"disasm", "elfpatch", "elfpatch/kernel", "trampoline"},
 	"trampoline":        {},
 	"manifest":          {},
