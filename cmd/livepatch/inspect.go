@@ -9,13 +9,14 @@ import (
 	"github.com/urfave/cli/v2"
 
 	"livepatch/internal/check"
+	"livepatch/internal/kimage"
 	"livepatch/internal/pack"
 	"livepatch/manifest"
 )
 
 func inspectCommand() *cli.Command {
 	return &cli.Command{
-		Name: "inspect", Usage: "show what a package would do", ArgsUsage: "PKG", Category: groupLook,
+		Name: "inspect", Usage: "show what a package or livepatch module would do", ArgsUsage: "PKG|MODULE.ko", Category: groupLook,
 		Flags: []cli.Flag{
 			jsonFlag(),
 			&cli.BoolFlag{Name: "demangle", Aliases: []string{"C"}, Usage: "show C++ and Rust names as in the source", DisableDefaultText: true},
@@ -26,9 +27,14 @@ it replaces, the variables it shares, what it imports, and every write with
 the instructions before and after. Bytes printed as ·· depend on where the
 patch is loaded. Nothing is run or changed.
 
+Of a livepatch module of a kernel (.ko, compressed or not, built by any tool) it
+prints .modinfo, the functions it replaces and its callbacks, states,
+livepatch symbols and relocations, imports and special sections.
+
 Examples:
   livepatch inspect fix.lpatch
-  livepatch inspect --json fix.lpatch | jq .manifest.targets[0].functions`,
+  livepatch inspect --json fix.lpatch | jq .manifest.targets[0].functions
+  livepatch inspect livepatch-fix.ko`,
 		Action: inspect,
 	}
 }
@@ -48,7 +54,14 @@ func inspect(c *cli.Context) error {
 		return err
 	}
 	p := newPrinter(c)
-	pkg, b, err := readPackage(args[0])
+	b, err := readFile(args[0])
+	if err != nil {
+		return err
+	}
+	if kind, err := kimage.KindOf(b); err == nil && kind != kimage.Program {
+		return inspectModule(p, args[0], b)
+	}
+	pkg, err := parsePackage(args[0], b)
 	if err != nil {
 		return err
 	}
@@ -75,11 +88,16 @@ func readPackage(path string) (*pack.Package, []byte, error) {
 	if err != nil {
 		return nil, nil, err
 	}
+	pkg, err := parsePackage(path, b)
+	return pkg, b, err
+}
+
+func parsePackage(path string, b []byte) (*pack.Package, error) {
 	pkg, err := pack.Read(b)
 	if err != nil {
-		return nil, nil, inFile(path, err)
+		return nil, inFile(path, err)
 	}
-	return pkg, b, nil
+	return pkg, nil
 }
 
 // inFile puts the file before the place of each refusal.

@@ -21,7 +21,7 @@ func TestJSONKeysAreDocumented(t *testing.T) {
 		t.Fatal(err)
 	}
 	seen := map[reflect.Type]bool{reflect.TypeFor[manifest.Manifest](): true} // has its own page
-	for _, v := range []any{inspection{}, check.Report{}, process.Result{}, processStatus{}, live.Report{}, docs.Diagnostic{}, refusal.Refusal{}} {
+	for _, v := range []any{inspection{}, moduleInspection{}, check.Report{}, process.Result{}, processStatus{}, live.Report{}, docs.Diagnostic{}, refusal.Refusal{}} {
 		checkKeys(t, string(b), reflect.TypeOf(v), seen)
 	}
 }

@@ -7,16 +7,20 @@ import (
 
 	"livepatch/internal/check"
 	"livepatch/internal/image"
+	"livepatch/internal/kimage"
 	"livepatch/internal/pack"
 	"livepatch/internal/process"
 )
 
 func verifyCommand() *cli.Command {
 	return &cli.Command{
-		Name: "verify", Usage: "check a package against its target, changing nothing", ArgsUsage: "PKG", Category: groupLook,
+		Name: "verify", Usage: "check a package or kernel module against its target, changing nothing", ArgsUsage: "PKG|MODULE.ko", Category: groupLook,
 		Flags: []cli.Flag{
-			&cli.StringSliceFlag{Name: "target", Usage: "executable or library `FILE` to check against; repeatable"},
+			&cli.StringSliceFlag{Name: "target", Usage: "executable, library, kernel image or module `FILE` to check against; repeatable"},
 			&cli.IntFlag{Name: "pid", Usage: "process `N` to check against"},
+			&cli.StringFlag{Name: "kallsyms", Usage: "symbols of the kernel, as /proc/kallsyms prints them, from `FILE`"},
+			&cli.StringFlag{Name: "system-map", Usage: "symbols of the kernel, from System.map `FILE`"},
+			&cli.StringFlag{Name: "symvers", Usage: "exported symbols of the kernel, from Module.symvers `FILE`"},
 			jsonFlag(),
 		},
 		Description: `
@@ -28,10 +32,19 @@ marked "later". With --pid the process answers, all but what depends on the
 moment: which functions are in use. It is not stopped. The exit code is 3 when
 an answer is no.
 
+A livepatch module of a kernel (.ko, compressed or not, built by any tool) or
+a package that holds one is checked against the kernel's image and modules: format,
+structures, symbols and positions, patch sites, checksums of imports,
+relocations, special sections, landing pads, mitigations, unwind tables.
+A directory given as target, such as /lib/modules/RELEASE, is searched for the
+modules that the patch is about. What the given files cannot tell is marked
+"later".
+
 Examples:
   livepatch verify fix.lpatch --target /usr/bin/server
   livepatch verify fix.lpatch --pid 4182
-  livepatch verify fix.lpatch --target ./server --target /lib/x86_64-linux-gnu/libc.so.6`,
+  livepatch verify fix.lpatch --target ./server --target /lib/x86_64-linux-gnu/libc.so.6
+  livepatch verify livepatch-fix.ko --target /boot/vmlinuz-$(uname -r) --target /lib/modules/$(uname -r)`,
 		Action: verify,
 	}
 }
@@ -42,20 +55,33 @@ func verify(c *cli.Context) error {
 		return err
 	}
 	paths, pid := c.StringSlice("target"), c.Int("pid")
+	tables := c.IsSet("kallsyms") || c.IsSet("system-map") || c.IsSet("symvers")
 	switch {
-	case len(paths) == 0 && !c.IsSet("pid"):
+	case len(paths) == 0 && !c.IsSet("pid") && !tables:
 		return hintHelp(usageErrorf("verify needs --target or --pid"), c.Command)
-	case len(paths) > 0 && c.IsSet("pid"):
+	case (len(paths) > 0 || tables) && c.IsSet("pid"):
 		return hintHelp(usageErrorf("verify takes --target or --pid, not both"), c.Command)
 	case c.IsSet("pid") && pid <= 0:
 		return hintHelp(usageErrorf("%d is no process", pid), c.Command)
 	}
-	p := newPrinter(c)
-	pkg, _, err := readPackage(args[0])
+	b, err := readFile(args[0])
 	if err != nil {
 		return err
 	}
-	if len(paths) == 0 {
+	if kind, err := kimage.KindOf(b); err == nil && kind != kimage.Program {
+		return verifyModule(c, args[0], b)
+	}
+	p := newPrinter(c)
+	pkg, err := parsePackage(args[0], b)
+	if err != nil {
+		return err
+	}
+	switch {
+	case pkg.Manifest.Kernel != nil:
+		return verifyKernelPackage(c, p, args[0], pkg)
+	case tables:
+		return hintHelp(usageErrorf("--kallsyms, --system-map and --symvers are for patches of kernels"), c.Command)
+	case len(paths) == 0:
 		return verifyProcess(p, pid, pkg)
 	}
 	return verifyFiles(p, paths, pkg)
@@ -90,10 +116,12 @@ func verifyFiles(p *printer, paths []string, pkg *pack.Package) error {
 	if err != nil {
 		return err
 	}
-	return printReport(p, pkg.Manifest.Name, report)
+	return printReport(p, pkg.Manifest.Name, report, "the process")
 }
 
-func printReport(p *printer, name string, r *check.Report) error {
+// printReport prints what was asked about a patch; later is who answers what
+// files cannot.
+func printReport(p *printer, name string, r *check.Report, later string) error {
 	if p.json {
 		if err := p.JSON(r); err != nil {
 			return err
@@ -111,14 +139,14 @@ func printReport(p *printer, name string, r *check.Report) error {
 			if x.Status == check.Later {
 				mark = p.Paint(yellow, fmt.Sprintf("%-5s", x.Status))
 			}
-			p.Printf("%s  %s: %s: %s\n", mark, x.Target, what, x.Text)
+			p.Printf("%s  %s\n", mark, printable(x.Target+": "+what+": "+x.Text))
 		}
 	}
 	if list := r.Refusals(); len(list) > 0 {
 		return list.Err()
 	}
 	if !p.json {
-		p.Printf("%s fits: %s, %d left to the process\n", name, plural(r.Count(check.OK), "check passed", "checks passed"), r.Count(check.Later))
+		p.Printf("%s fits: %s, %d left to %s\n", printable(name), plural(r.Count(check.OK), "check passed", "checks passed"), r.Count(check.Later), later)
 	}
 	return nil
 }
