@@ -128,6 +128,9 @@ func (c *comparison) sameRef(p *pairing, r, q *ref) bool {
 	if r.to.kind == function || q.to.kind == function {
 		return r.to.twin == q.to && c.samePlace(r, q)
 	}
+	if r.to.kind == entry || q.to.kind == entry {
+		return r.add == q.add && sameEntry(r.to, q.to)
+	}
 	if r.to.live || q.to.live {
 		return r.to.twin == q.to && r.add == q.add
 	}

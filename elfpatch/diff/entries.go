@@ -147,3 +147,28 @@ func (c *comparison) entryFile(e *piece) string {
 	}
 	return ""
 }
+
+// sameEntry reports whether two entries, to which code refers, have the same
+// place among those about functions that are twins. What they say is compared
+// with the functions.
+func sameEntry(a, b *piece) bool {
+	if a.kind != entry || b.kind != entry || a.about == nil || b.about == nil || a.about.twin != b.about {
+		return false
+	}
+	return entryRank(a) == entryRank(b)
+}
+
+// entryRank counts the entries of its table before an entry, about the same
+// code.
+func entryRank(e *piece) int {
+	n := 0
+	for _, x := range e.about.entries {
+		if x == e {
+			break
+		}
+		if x.sec == e.sec {
+			n++
+		}
+	}
+	return n
+}

@@ -11,7 +11,7 @@ import "debug/elf"
 // isStray reports a reference that may mean another piece of the section than
 // the one that it leads to.
 func (s *side) isStray(p *piece, r *ref) bool {
-	if r.to == nil || r.to.kind == function || r.to.sec == 0 || r.derived || r.anchor || p.table ||
+	if r.to == nil || r.to.kind == function || r.to.special != nil || r.to.sec == 0 || r.derived || r.anchor || p.table ||
 		s.secs[r.to.sec].kind != dataSect || len(s.secs[r.to.sec].pieces) == 1 {
 		return false
 	}
