@@ -1,7 +1,7 @@
 package main
 
 import (
-	"errors"
+	"bufio"
 	"fmt"
 	"regexp"
 	"slices"
@@ -23,15 +23,19 @@ func sitesCommand() *cli.Command {
 			&cli.StringFlag{Name: "name", Usage: "only functions whose name matches the regular expression `RE`"},
 			&cli.StringSliceFlag{Name: "kind", Usage: "only sites of kind `K`: " + words(fentry.Kinds) + "; repeatable"},
 			&cli.StringSliceFlag{Name: "verdict", Usage: "only functions of verdict `V`: " + words(fentry.Verdicts) + "; repeatable"},
+			&cli.BoolFlag{Name: "tables", Usage: "say of each function of a kernel what the tables about code name in it", DisableDefaultText: true},
 			&cli.BoolFlag{Name: "demangle", Aliases: []string{"C"}, Usage: "show C++ and Rust names as in the source", DisableDefaultText: true},
 			&cli.StringFlag{Name: "debug", Usage: "separate debug `FILE`, for its symbols; looked for by build-id and link without"},
 			jsonFlag(),
 		},
 		Description: `
-Lists every function of an object, executable, library or kernel module, on any
-host: what stands at its entry, how many bytes a jump may overwrite there, how
-many bytes of filler stand before it, and whether it can be redirected, or why
-not. Stripped files work: functions are found by their unwind data.
+Lists every function of an object, executable, library, kernel or kernel module,
+on any host: what stands at its entry, how many bytes a jump may overwrite there,
+how many bytes of filler stand before it, and whether it can be redirected, or
+why not. Stripped files work: functions are found by their unwind data.
+
+In a kernel only the places count that its table of ftrace names. The tables
+about code (static keys, alternatives, exceptions, ...) are counted.
 
 Addresses are those of the file; for objects, offsets in sections. docs/sites.md
 describes the columns, the verdicts and the JSON.
@@ -39,7 +43,8 @@ describes the columns, the verdicts and the JSON.
 Examples:
   livepatch sites /usr/sbin/nginx --name '^ngx_http_'
   livepatch sites /lib/x86_64-linux-gnu/libc.so.6 --verdict too-short --verdict branch-into-site
-  livepatch sites --pid 4182 --name '^processCommand$'`,
+  livepatch sites --pid 4182 --name '^processCommand$'
+  livepatch sites /boot/vmlinuz-$(uname -r) --tables --name '^tcp_rcv_established$'`,
 		Action: sites,
 	}
 }
@@ -116,6 +121,7 @@ func siteFilter(c *cli.Context) (fentry.Filter, error) {
 		return filter, err
 	}
 	filter.Verdicts, err = chosen(c, "verdict", fentry.Verdicts)
+	filter.Tables = c.Bool("tables")
 	return filter, err
 }
 
@@ -137,51 +143,6 @@ func words[T ~string](list []T) string {
 		s[i] = string(v)
 	}
 	return strings.Join(s, ", ")
-}
-
-func sitesOfFile(p *printer, path, debug string, filter fentry.Filter) (*fentry.Report, error) {
-	img, err := image.Open(path)
-	if err != nil {
-		return nil, err
-	}
-	defer img.Close()
-	if debug == "" {
-		return reportSites(p, path, img, filter)
-	}
-	dbg, err := image.Open(debug)
-	if err != nil {
-		return nil, err
-	}
-	defer dbg.Close()
-	return siteReport(path, img, dbg, filter)
-}
-
-// reportSites reports with the symbols of the separate debug file that is
-// installed, if one is.
-func reportSites(p *printer, path string, img *image.Image, filter fentry.Filter) (*fentry.Report, error) {
-	dbg, err := image.FindDebug(img)
-	switch {
-	case err == nil:
-		defer dbg.Close()
-	case !errors.Is(err, image.ErrNoDebug):
-		p.Warn("%v", err)
-	}
-	return siteReport(path, img, dbg, filter)
-}
-
-func siteReport(path string, img, dbg *image.Image, filter fentry.Filter) (r *fentry.Report, err error) {
-	err = image.Guard(func() (err error) {
-		var opt fentry.Options
-		if dbg != nil {
-			opt.Debug = dbg.File
-		}
-		r, err = fentry.NewReport(path, img.File, opt, filter)
-		return err
-	})
-	if err != nil {
-		return nil, fmt.Errorf("read %s: %w", path, err)
-	}
-	return r, nil
 }
 
 func sitesOfProcess(p *printer, pid int, filter fentry.Filter) ([]*fentry.Report, error) {
@@ -213,7 +174,7 @@ func sitesOfImage(p *printer, proc *process.Reader, im process.Loaded, filter fe
 		return nil, err
 	}
 	defer img.Close()
-	r, err := reportSites(p, im.Path, img, filter)
+	r, err := reportSites(p, &sitesFile{path: im.Path, file: img.File, image: img}, filter)
 	if err == nil {
 		r.Compare(im.Bias, proc.Read)
 	}
@@ -248,14 +209,17 @@ func printSites(p *printer, r *fentry.Report, names func(string) string) {
 	}
 	p.Printf("\n")
 	if len(r.Functions) > 0 {
-		w := tabwriter.NewWriter(p.out, 0, 8, 2, ' ', 0)
+		out := bufio.NewWriter(p.out) // a kernel has tens of thousands of functions
+		w := tabwriter.NewWriter(out, 0, 8, 2, ' ', 0)
 		fmt.Fprintln(w, "ADDRESS\tSIZE\tSITE\tROOM\tFRONT\tKIND\tSTRATEGY\tEXPECTED\tVERDICT\tNAME")
 		for i := range r.Functions {
 			printSite(w, r, &r.Functions[i], names)
 		}
 		w.Flush()
+		out.Flush()
 	}
 	p.Printf("%s\n", siteSummary(r))
+	printTables(p, r.Tables)
 }
 
 func printSite(w *tabwriter.Writer, r *fentry.Report, f *fentry.Row, names func(string) string) {
@@ -267,9 +231,24 @@ func printSite(w *tabwriter.Writer, r *fentry.Report, f *fentry.Row, names func(
 	if f.Landing != "" {
 		kind = f.Landing + ", " + kind
 	}
+	strategy := f.Strategy
+	if strategy == "" {
+		strategy = "-"
+	}
+	fmt.Fprintf(w, "%s\t%d\t+%d\t%d\t%d\t%s\t%s\t%s\t%s\t%s\n",
+		addr, f.Size, f.Site-f.Addr, f.Room, f.Front, kind, strategy, shortHex(f.Expected), f.Verdict, siteName(f, names))
+}
+
+// siteName is the last column: the name, why, and what else there is to say.
+func siteName(f *fentry.Row, names func(string) string) string {
 	name := names(f.Name)
-	if f.Reason != "" {
-		name += ": " + f.Reason
+	for _, more := range append([]string{f.Reason}, f.Notes...) {
+		if more != "" {
+			name += ": " + more
+		}
+	}
+	if len(f.Entries) > 0 {
+		name += "; " + tableEntries(f.Entries)
 	}
 	if f.Live != nil {
 		name += fmt.Sprintf(" (memory holds %s", shortHex(f.Live))
@@ -278,12 +257,34 @@ func printSite(w *tabwriter.Writer, r *fentry.Report, f *fentry.Row, names func(
 		}
 		name += ")"
 	}
-	strategy := f.Strategy
-	if strategy == "" {
-		strategy = "-"
+	return name
+}
+
+// tableEntries counts what tables name in a function.
+func tableEntries(list []fentry.Entries) string {
+	var parts []string
+	for _, e := range list {
+		parts = append(parts, fmt.Sprintf("%s %d", e.Table, len(e.At)))
 	}
-	fmt.Fprintf(w, "%s\t%d\t+%d\t%d\t%d\t%s\t%s\t%s\t%s\t%s\n",
-		addr, f.Size, f.Site-f.Addr, f.Room, f.Front, kind, strategy, shortHex(f.Expected), f.Verdict, name)
+	return strings.Join(parts, ", ")
+}
+
+// printTables prints how many entries the tables about code have.
+func printTables(p *printer, tables []fentry.Table) {
+	var parts []string
+	for _, t := range tables {
+		if t.Problem == "" {
+			parts = append(parts, fmt.Sprintf("%s %d", t.Section, t.Entries))
+		}
+	}
+	if parts != nil {
+		p.Printf("tables: %s\n", strings.Join(parts, ", "))
+	}
+	for _, t := range tables {
+		if t.Problem != "" {
+			p.Printf("table %s cannot be read: %s\n", t.Section, t.Problem)
+		}
+	}
 }
 
 // shortHex shows as many bytes as a near jump of x86-64 overwrites.
