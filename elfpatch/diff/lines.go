@@ -27,6 +27,8 @@ type claim struct {
 	old, new      int64
 	file          string // source file that stands beside the line, "" if none does
 	strong        bool   // it is a line by its place: of a BUG, an argument that is a line
+	beside        bool   // a file name stands beside it
+	bare          bool   // nothing but its value says that it is one
 	orig, patched *piece // code that it is in or about; nil for data
 	oldOff        uint64
 	newOff        uint64
@@ -87,9 +89,10 @@ func (c *comparison) settleLines() []*pairing {
 
 // lineJudge knows how lines moved.
 type lineJudge struct {
-	c     *comparison
-	moves map[string][]lineMove // by file, in order of old lines; of strong claims and witnesses
-	lines [2]*lineTable         // of the objects, nil without
+	c      *comparison
+	moves  map[string][]lineMove // by file, in order of old lines; of strong claims and witnesses
+	strong map[lineKey]bool      // where strong claims say that lines went
+	lines  [2]*lineTable         // of the objects, nil without
 }
 
 type lineMove struct {
@@ -98,7 +101,7 @@ type lineMove struct {
 }
 
 func (c *comparison) newJudge() *lineJudge {
-	j := &lineJudge{c: c, moves: map[string][]lineMove{}}
+	j := &lineJudge{c: c, moves: map[string][]lineMove{}, strong: map[lineKey]bool{}}
 	if len(c.claimed) == 0 {
 		return j
 	}
@@ -107,7 +110,7 @@ func (c *comparison) newJudge() *lineJudge {
 	}
 	for _, p := range c.claimed {
 		for i := range p.claims {
-			if p.claims[i].strong {
+			if p.claims[i].strong || p.claims[i].beside {
 				j.add(&p.claims[i])
 			}
 		}
@@ -143,6 +146,9 @@ func (c *comparison) newJudge() *lineJudge {
 
 func (j *lineJudge) add(x *claim) {
 	key := j.c.fileKey(x.file)
+	if x.strong {
+		j.strong[lineKey{key, x.old, x.new}] = true
+	}
 	j.moves[key] = append(j.moves[key], lineMove{old: x.old, new: x.new})
 }
 
@@ -178,20 +184,43 @@ func (j *lineJudge) accepts(x *claim) bool {
 	if shift > maxShift || shift < -maxShift || x.old <= 0 || x.new <= 0 {
 		return false
 	}
+	if x.bare {
+		return j.isItsLine(x)
+	}
 	if j.c.opt.Lines != nil {
 		return j.c.opt.Lines.fits(x, j.c.sourceFile())
 	}
-	if j.lines[0] != nil && x.orig != nil {
-		old, ok := j.lines[0].at(x.orig.sec, x.orig.off+x.oldOff)
-		now, ok2 := j.lines[1].at(x.patched.sec, x.patched.off+x.newOff)
-		if ok && ok2 {
-			return now-old == shift || j.sameMove(x)
-		}
+	if old, now, ok := j.linesOf(x); ok && now-old == shift {
+		return true
 	}
-	if x.strong {
+	switch {
+	case x.strong:
 		return j.sameMove(x)
+	case x.beside:
+		return j.sameMove(x) && j.neighbour(x)
 	}
-	return j.between(x)
+	return j.near(x)
+}
+
+// linesOf tells the lines of the code of a claim, from the line tables.
+func (j *lineJudge) linesOf(x *claim) (old, now int64, ok bool) {
+	if j.lines[0] == nil || x.orig == nil {
+		return 0, 0, false
+	}
+	old, ok = j.lines[0].at(x.orig.sec, x.orig.off+x.oldOff)
+	now, ok2 := j.lines[1].at(x.patched.sec, x.patched.off+x.newOff)
+	return old, now, ok && ok2
+}
+
+// maxStatement is how many lines behind its start a statement may name as its
+// own.
+const maxStatement = 8
+
+// isItsLine reports a number that is, before and after, the line of the very
+// code that it is in.
+func (j *lineJudge) isItsLine(x *claim) bool {
+	old, now, ok := j.linesOf(x)
+	return ok && x.old-old == x.new-now && x.old >= old && x.old-old <= maxStatement
 }
 
 // sameMove reports a claim that no other one contradicts.
@@ -206,25 +235,44 @@ func (j *lineJudge) sameMove(x *claim) bool {
 	return false
 }
 
-// between reports a claim whose neighbours on either side moved as far as it,
-// at least one of them.
-func (j *lineJudge) between(x *claim) bool {
+// neighbour reports a claim beside which, in the order of lines, another one
+// moved as far.
+func (j *lineJudge) neighbour(x *claim) bool {
 	l := j.moves[j.c.fileKey(x.file)]
-	k, found := slices.BinarySearchFunc(l, x.old, func(m lineMove, old int64) int { return cmp.Compare(m.old, old) })
-	if found {
-		return j.sameMove(x)
-	}
-	near := 0
-	for _, i := range []int{k - 1, k} {
-		if i < 0 || i >= len(l) {
-			continue
+	k, _ := slices.BinarySearchFunc(l, x.old, func(m lineMove, old int64) int { return cmp.Compare(m.old, old) })
+	for _, i := range []int{k - 1, k + 1} {
+		if i >= 0 && i < len(l) && !l[i].bad && l[i].old != x.old && l[i].new-l[i].old == x.new-x.old {
+			return true
 		}
-		if l[i].bad || l[i].new-l[i].old != x.new-x.old {
+	}
+	// Or another place has the very same line: that of a WARN, for one.
+	return j.strong[lineKey{j.c.fileKey(x.file), x.old, x.new}]
+}
+
+// lineKey is a line of a file and where it went.
+type lineKey struct {
+	file     string
+	old, new int64
+}
+
+// vicinity is how many lines away another claim still says how a line moved.
+const vicinity = 200
+
+// near reports a claim with others near it, all of which moved as far.
+func (j *lineJudge) near(x *claim) bool {
+	if j.sameMove(x) {
+		return true
+	}
+	l := j.moves[j.c.fileKey(x.file)]
+	k, _ := slices.BinarySearchFunc(l, x.old-vicinity, func(m lineMove, old int64) int { return cmp.Compare(m.old, old) })
+	found := false
+	for ; k < len(l) && l[k].old <= x.old+vicinity; k++ {
+		if l[k].bad || l[k].new-l[k].old != x.new-x.old {
 			return false
 		}
-		near++
+		found = true
 	}
-	return near > 0
+	return found
 }
 
 // sourceFile is the name of the file that the object was made from, "" if it
@@ -399,18 +447,15 @@ func (c *comparison) lineInsn(p *pairing, x, y []insn, i, k int) bool {
 	if from.callee == "" || from.callee != to.callee {
 		return false
 	}
-	strong := false
-	if arg, ok := kernel.LineArg(from.callee); ok && arg == argument(c.m, reg) {
-		strong = true
-	} else if !kernel.IsPrinter(from.callee) || from.beside == "" || from.beside != to.beside {
-		return false
-	}
+	arg, ok := kernel.LineArg(from.callee)
+	strong := ok && arg == argument(c.m, reg)
+	weak := from.beside != "" && from.beside == to.beside || from.function && to.function && !kernel.IsPrinter(from.callee)
 	file := from.beside
 	if file == "" {
 		file = from.file
 	}
 	c.claim(p, claim{
-		old: old, new: now, strong: strong, file: file, orig: p.orig, oldOff: uint64(x[i].off), patched: p.patched, newOff: uint64(y[k].off),
+		old: old, new: now, strong: strong, beside: !strong && from.beside != "" && from.beside == to.beside, bare: !strong && !weak, file: file, orig: p.orig, oldOff: uint64(x[i].off), patched: p.patched, newOff: uint64(y[k].off),
 		why: &Difference{Off: uint64(y[k].off), Old: c.orig.text(p.orig, x[i], nil), New: c.patched.text(p.patched, y[k], nil)},
 	})
 	return true
@@ -456,9 +501,10 @@ func argument(m elf.Machine, reg int) int {
 
 // passing is what is known of the call that a number is passed to.
 type passing struct {
-	callee string
-	file   string // name of a source file that is passed too
-	beside string // … as the argument before or behind it
+	callee   string
+	file     string // name of a source file that is passed too
+	beside   string // … as the argument before or behind it
+	function bool   // the name of the function (__func__) is the argument before it
 }
 
 // maxPassing bounds how many instructions stand between a number and the call.
@@ -528,18 +574,35 @@ func (s *side) findFile(p *piece, list []insn, call, arg int, out *passing) {
 		}
 		for i := range refs {
 			name := s.sourceName(&refs[i])
-			if name == "" || refs[i].anchor {
+			function := refs[i].to != nil && refs[i].to.special != nil && strings.HasPrefix(refs[i].to.special.Name, "__func__") ||
+				s.isNameOf(&refs[i], p)
+			if name == "" && !function || refs[i].anchor {
 				continue
 			}
 			if out.file == "" {
 				out.file = name
 			}
-			e := registerEffect(s.f.Machine, s.bytesOf(p, list[k]))
-			if a := argument(s.f.Machine, e.address); e.address >= 0 && a >= 0 && (a == arg-1 || a == arg+1) && out.beside == "" {
+			a := -1
+			if e := registerEffect(s.f.Machine, s.bytesOf(p, list[k])); e.address >= 0 {
+				a = argument(s.f.Machine, e.address)
+			}
+			if a >= 0 && (a == arg-1 || a == arg+1) && out.beside == "" {
 				out.beside = name
 			}
+			out.function = out.function || function && a >= 0 && a == arg-1
 		}
 	}
+}
+
+// isNameOf reports a reference to a string that is the name of a function:
+// clang makes __func__ one.
+func (s *side) isNameOf(r *ref, p *piece) bool {
+	if r.to == nil || r.to.kind != literal || r.to.bss || r.to.sec == 0 || r.add < 0 || uint64(r.add) >= r.to.size {
+		return false
+	}
+	text, _, _ := cutString(s.data(r.to)[r.add:])
+	name, _, _ := strings.Cut(owner(p).name, ".")
+	return text != "" && text == name
 }
 
 // mentions reports an instruction, as text, that has to do with a register.

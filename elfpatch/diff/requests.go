@@ -32,6 +32,9 @@ func (c *comparison) readRequests() {
 			case kernel.IgnoreSection:
 				c.ignoreSection(&ref)
 			case kernel.ForceUnsafe:
+				if c.orig.f.Section(sec.Name) != nil {
+					continue // the patch does not ask for it
+				}
 				c.refuse(refusal.ForceUnsafe, s.refText(&ref), "it is to be switched while tasks are in it, which the livepatch core does not do")
 			}
 		}

@@ -47,7 +47,7 @@ func (l *Layout) fits(size uint64, relocations []uint64) bool {
 		n := 0
 		for ; i < len(relocations) && relocations[i] < at+l.Size; i++ {
 			k := slices.IndexFunc(l.Fields, func(f Field) bool { return at+uint64(f.Off) == relocations[i] })
-			if relocations[i] < at || k < 0 || !l.Fields[k].Kind.IsRef() {
+			if relocations[i] < at || i > 0 && relocations[i] == relocations[i-1] || k < 0 || !l.Fields[k].Kind.IsRef() {
 				return false
 			}
 			if !l.Fields[k].Optional {
