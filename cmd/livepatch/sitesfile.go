@@ -23,30 +23,36 @@ type sitesFile struct {
 // kernel without symbols has them in another table, which kimage decodes.
 func openForSites(path string) (*sitesFile, error) {
 	img, err := image.Open(path)
-	if err == nil && (img.File.Type == elf.ET_REL || len(img.File.Symbols) > 1) {
-		return &sitesFile{path, img.File, img, img.Close}, nil
+	if err != nil {
+		return unpackForSites(path, err)
 	}
-	kind, kindErr := image.KindOf(path)
-	switch {
-	case kindErr == nil && kind == kimage.KernelImage:
-		if img != nil {
+	if img.File.Type != elf.ET_REL && len(img.File.Symbols) <= 1 {
+		if kind, err := image.KindOf(path); err == nil && kind == kimage.KernelImage {
 			img.Close()
+			return unpackForSites(path, nil)
 		}
-		k, err := image.OpenKernel(path)
-		if err != nil {
-			return nil, err
-		}
-		return &sitesFile{path, k.File, nil, k.Close}, nil
-	case kindErr == nil && kind == kimage.KernelModule:
-		m, err := image.OpenModule(path)
-		if err != nil {
-			return nil, err
-		}
-		return &sitesFile{path, m.File, nil, m.Close}, nil
-	case err != nil:
-		return nil, err
 	}
 	return &sitesFile{path, img.File, img, img.Close}, nil
+}
+
+// unpackForSites opens a file that is no ELF file with symbols; notELF is why,
+// and what is said if it is no kernel and no module either.
+func unpackForSites(path string, notELF error) (*sitesFile, error) {
+	k, err := image.OpenKernel(path)
+	if err == nil {
+		return &sitesFile{path, k.File, nil, k.Close}, nil
+	}
+	if !errors.Is(err, kimage.ErrNotKernel) {
+		return nil, err
+	}
+	m, err := image.OpenModule(path)
+	switch {
+	case err == nil:
+		return &sitesFile{path, m.File, nil, m.Close}, nil
+	case notELF != nil && (errors.Is(err, kimage.ErrNotModule) || errors.Is(err, kimage.ErrNotKernel)):
+		return nil, notELF
+	}
+	return nil, err
 }
 
 func sitesOfFile(p *printer, path, debug string, filter fentry.Filter) (*fentry.Report, error) {
