@@ -74,7 +74,7 @@ type KernelExport struct {
 // version (Documentation/livepatch/system-state.rst).
 type KernelState struct {
 	ID      uint64 `json:"id"`
-	Version uint64 `json:"version"`
+	Version uint32 `json:"version"`
 }
 
 // The words of a kernel patch.

@@ -111,7 +111,6 @@ func TestKernelValidateRefuses(t *testing.T) {
 		{"exports[0].crc: has 1 bytes", func(_ *Manifest, k *Kernel) { k.Exports[0].CRC = &Hex{1} }},
 		{`exports[1].name: "_printk" is there twice`, func(_ *Manifest, k *Kernel) { k.Exports[1].Name = "_printk" }},
 		{"states[1].id", func(_ *Manifest, k *Kernel) { k.States = append(k.States, k.States[0]) }},
-		{"states[0].version", func(_ *Manifest, k *Kernel) { k.States[0].Version = 1 << 32 }},
 		{"warnings[0]: is empty", func(_ *Manifest, k *Kernel) { k.Warnings[0] = "" }},
 	} {
 		m := sampleKernel()

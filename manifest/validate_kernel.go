@@ -41,9 +41,6 @@ func (c *checker) kernel(at string, k *Kernel) {
 			c.add(fmt.Sprintf("%s.states[%d].id", at, i), "%d is there twice", s.ID)
 		}
 		states[s.ID] = true
-		if s.Version > 1<<32-1 {
-			c.add(fmt.Sprintf("%s.states[%d].version", at, i), "%d needs more than 32 bits", s.Version)
-		}
 	}
 	for i, w := range k.Warnings {
 		c.text(fmt.Sprintf("%s.warnings[%d]", at, i), w)

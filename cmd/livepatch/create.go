@@ -3,6 +3,8 @@ package main
 import (
 	"errors"
 	"fmt"
+	"io"
+	"os"
 	"path/filepath"
 	"strings"
 
@@ -11,6 +13,7 @@ import (
 	"livepatch/elfpatch"
 	"livepatch/internal/build"
 	"livepatch/internal/image"
+	"livepatch/internal/kimage"
 	"livepatch/internal/pack"
 	"livepatch/manifest"
 )
@@ -19,25 +22,27 @@ func createCommand() *cli.Command {
 	order := new(inputOrder)
 	return &cli.Command{
 		Name: "create", Usage: "make a package from before and after objects", Category: groupBuild,
-		Flags: []cli.Flag{
+		Flags: append([]cli.Flag{
 			&cli.StringFlag{Name: "output", Aliases: []string{"o"}, Required: true, Usage: "package `FILE` to write"},
-			&cli.GenericFlag{Name: "target", Value: order.flag("target"), Usage: "executable or library `FILE` to patch; repeatable"},
+			&cli.GenericFlag{Name: "target", Value: order.flag("target"), Usage: "executable, library, kernel image or module `FILE` to patch; repeatable"},
 			&cli.GenericFlag{Name: "pair", Value: order.flag("pair"), Usage: "`ORIG.o=PATCHED.o`, objects of the --target before; repeatable"},
 			&cli.GenericFlag{Name: "debug", Value: order.flag("debug"), Usage: "separate debug `FILE` of the --target before"},
 			&cli.StringFlag{Name: "name", Usage: "`NAME` of the patch (default: that of the package file)"},
 			&cli.StringFlag{Name: "dispatch", Value: build.Direct, Usage: "how calls are redirected: `direct`"},
 			jsonFlag(),
-		},
+		}, createKernelFlags()...),
 		Description: `
 Compares each pair of objects, proves that the first is the code of the target,
 byte for byte apart from what linking changes, finds the variables that both
-use, and writes what changed as a package. The target may be stripped. All
-reasons against the patch are printed at once. Exit codes: 3 refused, 4 nothing
-to patch.
+use, and writes what changed as a package. The target may be stripped. For a
+kernel (vmlinux or vmlinuz, and modules of it) the package holds a livepatch
+module. All reasons against the patch are printed at once. Exit codes: 3
+refused, 4 nothing to patch.
 
 Examples:
   livepatch create -o fix.lpatch --target ./server --pair old/net.o=new/net.o
-  livepatch create -o fix.lpatch --target /usr/sbin/d --debug d.debug --pair a.o=b.o`,
+  livepatch create -o fix.lpatch --target /usr/sbin/d --debug d.debug --pair a.o=b.o
+  livepatch create -o fix.lpatch --target /boot/vmlinuz-6.1 --pair old/fork.o=new/fork.o`,
 		Action: func(c *cli.Context) error { return create(c, order) },
 	}
 }
@@ -97,11 +102,6 @@ func (o *inputOrder) group() ([]targetPaths, error) {
 	if len(out) == 0 {
 		return nil, usageErrorf("create needs --target")
 	}
-	for _, t := range out {
-		if len(t.pairs) == 0 {
-			return nil, usageErrorf("--target %s has no --pair after it", t.file)
-		}
-	}
 	return out, nil
 }
 
@@ -122,16 +122,13 @@ func create(c *cli.Context, order *inputOrder) error {
 	if name == "" {
 		name = strings.TrimSuffix(filepath.Base(output), ".lpatch")
 	}
-	in := build.Inputs{Name: name, Version: version, Dispatch: c.String("dispatch")}
 	var opened images
 	defer opened.close()
-	for _, t := range targets {
-		target, err := opened.target(t)
-		if err != nil {
-			return err
-		}
-		in.Targets = append(in.Targets, target)
+	in, err := opened.inputs(c, targets)
+	if err != nil {
+		return err
 	}
+	in.Name, in.Version, in.Dispatch = name, version, c.String("dispatch")
 	pkg, data, err := makePackage(in)
 	if errors.Is(err, build.ErrNothingToPatch) {
 		p.Note("%v", err)
@@ -159,7 +156,7 @@ func makePackage(in build.Inputs) (pkg *pack.Package, data []byte, err error) {
 }
 
 // images are the inputs that are open.
-type images []*image.Image
+type images []io.Closer
 
 func (o *images) close() {
 	for _, img := range *o {
@@ -176,6 +173,47 @@ func (o *images) open(path string) (*elfpatch.File, error) {
 	return img.File, nil
 }
 
+// inputs opens the targets: those of a kernel, or programs.
+func (o *images) inputs(c *cli.Context, targets []targetPaths) (in build.Inputs, err error) {
+	kernel, err := anyKernel(targets)
+	if err != nil {
+		return in, err
+	}
+	if kernel {
+		return o.kernelInputs(c, targets)
+	}
+	for _, f := range createKernelFlags() {
+		if c.IsSet(f.Names()[0]) {
+			return in, hintHelp(usageErrorf("--%s is for kernels; no --target is one", f.Names()[0]), c.Command)
+		}
+	}
+	for _, t := range targets {
+		if len(t.pairs) == 0 {
+			return in, hintHelp(usageErrorf("--target %s has no --pair after it", t.file), c.Command)
+		}
+		target, err := o.target(t)
+		if err != nil {
+			return in, err
+		}
+		in.Targets = append(in.Targets, target)
+	}
+	return in, nil
+}
+
+// anyKernel tells whether one of the targets is a kernel image or a module.
+// What cannot be told is left to who opens it as a program.
+func anyKernel(targets []targetPaths) (bool, error) {
+	for _, t := range targets {
+		if _, err := os.Stat(t.file); err != nil {
+			return false, fmt.Errorf("read %s: %w", t.file, bare(err))
+		}
+		if kind, err := image.KindOf(t.file); err == nil && (kind == kimage.KernelImage || kind == kimage.KernelModule) {
+			return true, nil
+		}
+	}
+	return false, nil
+}
+
 func (o *images) target(t targetPaths) (out build.Target, err error) {
 	out.Name = filepath.Base(t.file)
 	if out.File, err = o.open(t.file); err != nil {
@@ -186,15 +224,20 @@ func (o *images) target(t targetPaths) (out build.Target, err error) {
 			return out, err
 		}
 	}
+	out.Pairs, err = o.pairs(t)
+	return out, err
+}
+
+func (o *images) pairs(t targetPaths) (out []build.Pair, err error) {
 	for _, paths := range t.pairs {
 		pair := build.Pair{OrigName: filepath.Base(paths[0]), PatchedName: filepath.Base(paths[1])}
 		if pair.Orig, err = o.open(paths[0]); err != nil {
-			return out, err
+			return nil, err
 		}
 		if pair.Patched, err = o.open(paths[1]); err != nil {
-			return out, err
+			return nil, err
 		}
-		out.Pairs = append(out.Pairs, pair)
+		out = append(out, pair)
 	}
 	return out, nil
 }
@@ -207,6 +250,9 @@ func printCreated(p *printer, output string, pkg *pack.Package, data []byte) err
 			Digest   string             `json:"digest"`
 			Manifest *manifest.Manifest `json:"manifest"`
 		}{output, len(data), pack.Digest(data), pkg.Manifest})
+	}
+	if k := pkg.Manifest.Kernel; k != nil {
+		printCreatedKernel(p, k)
 	}
 	for i := range pkg.Manifest.Targets {
 		t := &pkg.Manifest.Targets[i]

@@ -11,6 +11,7 @@ import (
 	"livepatch/elfpatch"
 	"livepatch/elfpatch/diff"
 	"livepatch/elfpatch/match"
+	"livepatch/internal/kimage"
 	"livepatch/internal/pack"
 	"livepatch/internal/pobj"
 	"livepatch/internal/refusal"
@@ -23,6 +24,7 @@ type Inputs struct {
 	Version  string // of livepatch, recorded in the manifest
 	Dispatch string // how functions are redirected: "" or Direct
 	Targets  []Target
+	Kernel   *Kernel // the targets are this kernel and its modules
 }
 
 // Direct redirects each function with a jump of its own.
@@ -30,10 +32,11 @@ const Direct = "direct"
 
 // Target is one linked file and the pairs of objects that changed in it.
 type Target struct {
-	Name  string // base name of the file
-	File  *elfpatch.File
-	Debug *elfpatch.File // its separate debug file, nil without
-	Pairs []Pair
+	Name   string // base name of the file
+	File   *elfpatch.File
+	Debug  *elfpatch.File // its separate debug file, nil without
+	Module *kimage.Module // instead of File, for a kernel module
+	Pairs  []Pair
 }
 
 // Pair is one object before and after the change.
@@ -59,6 +62,9 @@ func Create(in Inputs) (*pack.Package, error) {
 		Members: map[string][]byte{},
 	}
 	var refusals refusal.List
+	if in.Kernel != nil {
+		return createKernel(in)
+	}
 	for _, t := range in.Targets {
 		member := fmt.Sprintf("payload/%d.o", len(p.Manifest.Targets))
 		entry, payload, err := createTarget(t, member)
@@ -143,6 +149,7 @@ func createTarget(t Target, member string) (*manifest.Target, []byte, error) {
 // steps is what the pipeline knows about one target.
 type steps struct {
 	target   Target
+	kernel   bool // the objects are a kernel's
 	pairs    []*pairSteps
 	parts    []pobj.Part
 	plans    []planned

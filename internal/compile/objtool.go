@@ -55,8 +55,8 @@ func (o *Objtool) Run(object []byte, args []string) ([]byte, error) {
 	defer cancel()
 	cmd := exec.CommandContext(ctx, o.Path, append(append([]string{}, args...), file)...)
 	cmd.Dir = dir
-	// Kernels before 6.15 end with 0 after warnings, later ones can be told not to.
-	cmd.Env = append(os.Environ(), "LC_ALL=C")
+	// Debian's objtool is a program that starts the one for SRCARCH.
+	cmd.Env = append(os.Environ(), "LC_ALL=C", "SRCARCH=x86")
 	var said bytes.Buffer
 	cmd.Stdout, cmd.Stderr = &said, &said
 	err = cmd.Run()

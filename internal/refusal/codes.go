@@ -33,6 +33,7 @@ const (
 	BootConstant      Code = "boot-constant"
 	SpecialSection    Code = "special-section"
 	CallbackDuplicate Code = "callback-duplicate"
+	ObjtoolNeeded     Code = "objtool-needed"
 
 	// Proving the before object against the target.
 	NotTheRunningCode Code = "not-the-running-code"
@@ -113,6 +114,7 @@ var Codes = []struct {
 	{BootConstant, "new code holds a constant that the kernel fills in only at boot"},
 	{SpecialSection, "a table about code is damaged or of an unknown form"},
 	{CallbackDuplicate, "two callbacks of one kind for one object"},
+	{ObjtoolNeeded, "the objects lack tables that objtool adds when the kernel is linked"},
 	{NotTheRunningCode, "the before object is not the code of the target"},
 	{AddressUnknown, "the address of a symbol in the target cannot be found"},
 	{AddressAmbiguous, "more than one place in the target fits a symbol"},

@@ -1,0 +1,324 @@
+package build
+
+import (
+	"cmp"
+	"crypto/sha256"
+	"debug/elf"
+	"errors"
+	"fmt"
+	"slices"
+	"strings"
+
+	"livepatch/elfpatch"
+	"livepatch/elfpatch/diff"
+	"livepatch/elfpatch/match"
+	"livepatch/fentry"
+	"livepatch/internal/kimage"
+	"livepatch/internal/kmod"
+	"livepatch/internal/modcheck"
+	"livepatch/internal/refusal"
+	"livepatch/manifest"
+)
+
+// kernelFunc is one function with the name and site that the kernel knows.
+type kernelFunc struct {
+	pair *pairSteps
+	fn   match.Func
+	name kernelName
+	site fentry.Func
+	body [sha256.Size]byte
+}
+
+// kernelPart is the cut object of a pair and where it belongs.
+type kernelPart struct {
+	target *kernelTarget
+	pair   *pairSteps
+	part   kmod.Part
+}
+
+// find looks up the kallsyms name and the ftrace site of each proven function.
+func (t *kernelTarget) find() error {
+	finder, err := fentry.NewFinder(t.target.File, fentry.Options{})
+	if err != nil {
+		return fmt.Errorf("look for patch sites: %w", err)
+	}
+	for _, p := range t.pairs {
+		if p.proof == nil {
+			continue
+		}
+		for _, fn := range p.proof.Funcs {
+			f, err := t.findOne(finder, p, fn)
+			if err := t.note(err); err != nil {
+				return err
+			}
+			if err == nil {
+				t.funcs = append(t.funcs, f)
+			}
+		}
+	}
+	return nil
+}
+
+func (t *kernelTarget) findOne(finder *fentry.Finder, p *pairSteps, fn match.Func) (*kernelFunc, error) {
+	where := p.OrigName + ": " + fn.Name
+	name, ok := t.nameAt(fn.Addr, fn.Name)
+	if !ok {
+		return nil, refusal.New(refusal.AddressUnknown, where, "it is at %#x of %s, where kallsyms has no name", fn.Addr, t.name)
+	}
+	site, err := finder.At(fn.Addr, fn.Size)
+	if err != nil {
+		return nil, fmt.Errorf("look for the patch site of %s: %w", fn.Name, err)
+	}
+	if site.Verdict != fentry.Yes {
+		return nil, refusal.New(refusal.NoPatchSite, where, "ftrace cannot redirect it: %s", site.Reason)
+	}
+	body, ok := t.target.File.ReadAddr(fn.Addr, int(fn.Size))
+	if !ok {
+		return nil, errors.New("a proven function lies outside the file") // cannot happen: it was compared
+	}
+	return &kernelFunc{pair: p, fn: fn, name: name, site: site, body: sha256.Sum256(body)}, nil
+}
+
+// cut takes what changed out of each after object and finds the owners of all
+// names that the parts do not define.
+func (k *kernelSteps) cut() error {
+	for _, t := range k.targets {
+		for _, p := range t.pairs {
+			if p.proof == nil {
+				continue
+			}
+			cut, err := p.delta.CutFor(diff.CutOptions{ModuleKey: func(key string) (string, bool) { return k.ownerOf(t, key) }})
+			if err := t.note(err); err != nil {
+				return fmt.Errorf("cut %s: %w", p.PatchedName, err)
+			}
+			if err != nil {
+				continue
+			}
+			p.cut = cut
+			part := &kernelPart{target: t, pair: p, part: kmod.Part{Name: p.PatchedName, Cut: cut, Bindings: map[int]kmod.Binding{}}}
+			if t != k.image {
+				part.part.Object = t.name
+			}
+			k.parts = append(k.parts, part)
+			for _, w := range cut.Kernel.Warnings {
+				k.warnings = append(k.warnings, p.OrigName+": "+w)
+			}
+		}
+	}
+	added := k.added()
+	for _, part := range k.parts {
+		for i, e := range part.part.Cut.Externals {
+			if e.Orig == 0 && added[e.Name] {
+				continue // another part brings it along
+			}
+			b, err := k.bind(part.target, part.pair, e)
+			if err := part.target.note(err); err != nil {
+				return err
+			}
+			part.part.Bindings[i] = b
+		}
+	}
+	return k.each(func(*kernelTarget) error { return nil })
+}
+
+// added are the global names that parts define and no before object had.
+func (k *kernelSteps) added() map[string]bool {
+	names := map[string]bool{}
+	for _, part := range k.parts {
+		part.pair.eachPatched(func(orig, patched int) {
+			if sym := part.pair.Patched.Symbols[patched]; orig == 0 && sym.Bind != elf.STB_LOCAL {
+				names[sym.Name] = true
+			}
+		})
+	}
+	return names
+}
+
+// acts reports whether the parts do anything: replace a function, or have one
+// called when the patch comes or goes.
+func (k *kernelSteps) acts() bool {
+	return slices.ContainsFunc(k.parts, func(p *kernelPart) bool {
+		return len(p.part.Cut.Funcs) > 0 || len(p.part.Cut.Kernel.Callbacks) > 0
+	})
+}
+
+// merge joins the parts and has objtool process their code where it has not
+// seen the objects.
+func (k *kernelSteps) merge() error {
+	parts := make([]kmod.Part, len(k.parts))
+	raw := 0
+	for i, p := range k.parts {
+		parts[i] = p.part
+		if p.part.Cut.Kernel.Raw {
+			raw++
+		}
+	}
+	merged, err := kmod.Merge(k.kernel.Image.Machine, parts)
+	if err != nil {
+		return err
+	}
+	k.merged, k.code = merged, merged.Object
+	switch {
+	case raw == 0 || k.kernel.Image.Machine != elf.EM_X86_64:
+		return nil
+	case raw < len(parts):
+		return refusal.List{refusal.New(refusal.ObjectsUnrelated, k.in.Name,
+			"objtool has processed %d of %d objects: make all of them in the same way", len(parts)-raw, len(parts))}
+	case k.kernel.Objtool == nil:
+		return refusal.List{refusal.New(refusal.ObjtoolNeeded, k.in.Name,
+			"the objects lack unwind and call tables, which objtool adds when this kernel is linked")}
+	}
+	for _, key := range merged.Keys() {
+		if b, ok := k.key(key); ok {
+			merged.AddKey(key, b)
+		}
+	}
+	b, err := merged.Object.Bytes()
+	if err != nil {
+		return fmt.Errorf("lay out the merged object: %w", err)
+	}
+	if b, err = k.kernel.Objtool(b); err != nil {
+		return err
+	}
+	k.objtool = true
+	if k.code, err = elfpatch.Parse(b); err != nil {
+		return fmt.Errorf("read what objtool wrote: %w", err)
+	}
+	k.markUnwindTables()
+	return nil
+}
+
+// orcHeader is where kernels since 6.4 say which form of ORC tables they and
+// their modules have. The build puts it into modules after objtool, from the
+// headers of the objtool that ran (arch/x86/include/asm/orc_header.h), so it is
+// that of the kernel.
+const orcHeader = ".orc_header"
+
+func (k *kernelSteps) markUnwindTables() {
+	from := k.kernel.Image.File.Section(orcHeader)
+	if from == nil || k.code.Section(orcHeader) != nil {
+		return
+	}
+	k.code.AddSection(elfpatch.Section{
+		Name: orcHeader, Type: elf.SHT_PROGBITS, Flags: elf.SHF_ALLOC, Align: 4, Data: slices.Clone(from.Data),
+	})
+}
+
+// key finds the key of a static call, if the kernel says where it is.
+func (k *kernelSteps) key(name string) (kmod.Binding, bool) {
+	if x, ok := k.exports[name]; ok && x.Module == manifest.Vmlinux {
+		return exported(x), true
+	}
+	i, err := global(k.image.table, name, match.Place{}, false)
+	if err != nil {
+		return kmod.Binding{}, false
+	}
+	return kmod.Binding{Kind: kmod.KLP, Object: k.image.name, Name: name, Pos: k.image.table.Sympos(i)}, true
+}
+
+// moduleName is the name of the patch as the kernel takes it.
+func (k *kernelSteps) moduleName() string {
+	return strings.Map(func(r rune) rune {
+		if r == '-' || r == '.' {
+			return '_'
+		}
+		return r
+	}, k.in.Name)
+}
+
+// emit makes the module.
+func (k *kernelSteps) emit() error {
+	img := k.kernel.Image
+	abi := k.kernel.ABI
+	if abi == nil {
+		var err error
+		if abi, err = kimage.ABIFromBTF(img.BTF, img.Machine); err != nil {
+			return fmt.Errorf("read the kernel's type information: %w", err)
+		}
+	}
+	k.spec = traits(img, k.kernel.Versions)
+	k.spec.Name, k.spec.Object, k.spec.ABI = k.moduleName(), k.code, abi
+	k.spec.Replace = !k.kernel.NoReplace
+	for _, s := range k.kernel.States {
+		k.spec.States = append(k.spec.States, kmod.State{ID: s.ID, Version: s.Version})
+	}
+	k.spec.Bindings = k.merged.Bindings
+	for _, name := range k.spec.OwnExports() {
+		x, ok := k.exports[name]
+		if !ok {
+			return refusal.List{refusal.New(refusal.NotExported, img.Release, "the kernel does not export %s, which every livepatch module needs", name)}
+		}
+		if _, ok := k.spec.Bindings[name]; !ok {
+			k.spec.Bindings[name] = exported(x)
+		}
+	}
+	for _, part := range k.parts {
+		k.spec.ImportNS = append(k.spec.ImportNS, part.part.Cut.Kernel.ImportNS...)
+	}
+	for _, t := range k.targets {
+		if o, ok := k.object(t); ok {
+			k.spec.Objects = append(k.spec.Objects, o)
+		}
+	}
+	module, err := kmod.Emit(k.spec)
+	if err != nil {
+		return err
+	}
+	if k.kernel.Sign != nil {
+		if module, err = k.kernel.Sign(module); err != nil {
+			return err
+		}
+	}
+	k.module = module
+	return nil
+}
+
+// object is what the module does to one target.
+func (k *kernelSteps) object(t *kernelTarget) (kmod.Object, bool) {
+	o := kmod.Object{Callbacks: map[kmod.CallbackKind]string{}}
+	if t != k.image {
+		o.Name = t.name
+	}
+	for _, f := range t.funcs {
+		o.Funcs = append(o.Funcs, kmod.Func{Name: f.name.name, Sympos: f.name.pos, Replacement: k.replacement(f)})
+	}
+	for i, part := range k.parts {
+		if part.target != t {
+			continue
+		}
+		for _, cb := range part.part.Cut.Kernel.Callbacks {
+			o.Callbacks[kmod.CallbackKind(cb.Kind)] = k.merged.SymbolName(i, cb.Symbol)
+		}
+	}
+	return o, len(o.Funcs)+len(o.Callbacks) > 0
+}
+
+// replacement is the symbol of the module that takes a function's place.
+func (k *kernelSteps) replacement(f *kernelFunc) string {
+	for i, part := range k.parts {
+		if part.pair != f.pair {
+			continue
+		}
+		for _, c := range part.part.Cut.Funcs {
+			if c.Orig == f.fn.Symbol {
+				return k.merged.SymbolName(i, c.Symbol)
+			}
+		}
+	}
+	panic("BUG: a changed function without replacement: " + f.fn.Name)
+}
+
+// judge asks of the module what verify would ask. A refusal here is a mistake
+// of this program, but it is not the kernel that should find it.
+func (k *kernelSteps) judge() error {
+	set := modcheck.Set{Kernel: k.kernel.Image, Exports: k.kernel.Symvers, Modules: k.kernel.Modules}
+	for _, t := range k.targets {
+		if t != k.image {
+			set.Modules = append(slices.Clone(set.Modules), t.target.Module)
+		}
+	}
+	return modcheck.Check(k.module, set).Refusals().Err()
+}
+
+// byAddress orders functions as the manifest lists them.
+func byAddress(a, b *kernelFunc) int { return cmp.Compare(a.fn.Addr, b.fn.Addr) }
