@@ -25,7 +25,7 @@ func kernelOptions(c *cli.Context, p *printer) (klp.Options, error) {
 		return opt, hintHelp(usageErrorf("--timeout must be positive"), c.Command)
 	}
 	if opt.Force {
-		p.Warn("--force gives up what makes live patching safe: tasks may mix old and new code, and the module can never be unloaded")
+		p.Warn("--force gives up what makes live patching safe: tasks may mix old and new code, and code that is forced out cannot be unloaded")
 	}
 	return opt, nil
 }

@@ -166,7 +166,7 @@ func (l *loader) reverse(t *transition, cause error) error {
 	err := l.set(t.name, "enabled", "0")
 	if err == nil {
 		back := &transition{t.name, false, t.replaced}
-		if err = l.watch(context.Background(), back, l.opt.timeout()); errors.Is(err, errTimeout) {
+		if err = l.watch(context.Background(), back, max(l.goBack, l.opt.timeout())); errors.Is(err, errTimeout) {
 			err = l.busy(back, "the way back did not end either")
 		}
 	}

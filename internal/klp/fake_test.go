@@ -171,7 +171,7 @@ func (f *fake) loader(opt Options) *loader {
 	if opt.Timeout == 0 {
 		opt.Timeout = 10 * time.Second
 	}
-	return &loader{f, opt, 50 * time.Millisecond, 5 * time.Second}
+	return &loader{f, opt, 50 * time.Millisecond, 5 * time.Second, 100 * time.Millisecond}
 }
 
 func fixPackage() *pack.Package {

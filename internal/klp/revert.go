@@ -192,7 +192,7 @@ func (l *loader) enableAgain(t *transition, cause error) error {
 	err := l.set(t.name, "enabled", "1")
 	if err == nil {
 		forth := &transition{t.name, true, t.replaced}
-		if err = l.watch(context.Background(), forth, l.opt.timeout()); errors.Is(err, errTimeout) {
+		if err = l.watch(context.Background(), forth, max(l.goBack, l.opt.timeout())); errors.Is(err, errTimeout) {
 			err = l.busy(forth, "enabling it again did not end either")
 		}
 	}

@@ -19,13 +19,14 @@ type loader struct {
 	opt     Options
 	letGo   time.Duration // how long the kernel may need to let go of a module whose patch is disabled
 	letMove time.Duration // how long a transition may take that was forced
+	goBack  time.Duration // how long a transition may take that was reversed, at least
 }
 
 // newLoader makes the loader of this machine. The kernel lets go of a module in
 // a work queue.
 func newLoader(opt Options) (*loader, error) {
 	sys, err := thisMachine()
-	return &loader{sys, opt, 5 * time.Second, 10 * time.Second}, err
+	return &loader{sys, opt, 5 * time.Second, 10 * time.Second, DefaultTimeout}, err
 }
 
 // Poll intervals. The kernel tries to switch what is left once a second, the
@@ -145,7 +146,7 @@ func (l *loader) unload(name string) (reason string) {
 		case !errors.Is(err, errInUse):
 			return err.Error()
 		case time.Now().After(deadline):
-			return "something holds it: the kernel keeps the modules of all patches that were there when a transition was forced, until the next boot"
+			return "something holds it; the kernel keeps code that was forced out until the next boot"
 		}
 		time.Sleep(pollEvery)
 	}
