@@ -42,7 +42,7 @@ func kernelSeed(f *testing.F, m elf.Machine) []byte {
 		if row.Start == "" {
 			continue
 		}
-		l := layoutsOf(&row, m)
+		l := row.Layouts(m)
 		if len(l) == 0 {
 			continue
 		}

@@ -395,6 +395,18 @@ func TestHypText(t *testing.T) {
 	}
 }
 
+// Data that a kernel marks executable is no text.
+func TestExecutableData(t *testing.T) {
+	k := kernelMaker(t, x86)
+	k.fn("f", "0f1f440000 c3")
+	s := k.section(".data", elf.SHF_ALLOC|elf.SHF_WRITE|elf.SHF_EXECINSTR, make([]byte, 64))
+	s.Addr = 0x700000
+	k.file.AddSymbol(elfpatch.Symbol{Name: "descriptor", Type: elf.STT_FUNC, Section: s.Index, Value: s.Addr, Size: 64})
+	if got := brief(t, k.reread()); len(got) != 1 {
+		t.Errorf("functions: %v", got)
+	}
+}
+
 // A kernel whose table cannot be found does not call its functions notrace.
 func TestKernelWithoutTable(t *testing.T) {
 	k := kernelMaker(t, x86)
@@ -493,6 +505,7 @@ func TestObjectTables(t *testing.T) {
 		{"__bug_table", 24, []uint64{4, 12}, Table{Section: "__bug_table", Problem: "24 bytes: no known form of entries fits"}},
 		{".altinstructions", 28, []uint64{0, 4, 14, 18}, Table{Section: ".altinstructions", Entries: 2, Stride: 14, By: byPattern}},
 		{".altinstructions", 84, []uint64{0, 4}, Table{Section: ".altinstructions", Problem: "84 bytes: entries of 14 and of 12 bytes fit"}},
+		{"__ex_table", 24, []uint64{0, 4, 8, 12, 16, 20}, Table{Section: "__ex_table", Entries: 2, Stride: 12, By: byFormat}}, // with handlers
 		{"__jump_table", 32, []uint64{0, 4, 8, 16, 20, 24}, Table{Section: "__jump_table", Entries: 2, Stride: 16, By: byPattern}},
 		{".smp_locks", 12, []uint64{0, 8}, Table{Section: ".smp_locks", Entries: 2, Stride: 4, By: byFormat, Empty: 1}},
 	}

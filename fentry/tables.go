@@ -153,9 +153,9 @@ func (fd *Finder) decodeLinked(row *kernel.Table, d *tableData, lt linkedTable) 
 		return
 	}
 	var fits []kernel.Layout
-	layouts := layoutsOf(row, fd.machine)
+	layouts := row.Layouts(fd.machine)
 	stray := 0 // entries that may lead elsewhere
-	if len(layouts) == 1 {
+	if sizes(layouts) == 1 {
 		stray = len(lt.data) / int(layouts[0].Size) / strayShare
 	}
 	for _, l := range layouts {
@@ -179,15 +179,14 @@ func (fd *Finder) decodeLinked(row *kernel.Table, d *tableData, lt linkedTable) 
 	})
 }
 
-// layoutsOf returns the forms of a table's entries that differ in size.
-func layoutsOf(row *kernel.Table, m elf.Machine) []kernel.Layout {
-	var all []kernel.Layout
-	for _, l := range row.Layouts(m) {
-		if !slices.ContainsFunc(all, func(have kernel.Layout) bool { return have.Size == l.Size }) {
-			all = append(all, l)
-		}
+// sizes counts the sizes that entries of some forms have. Forms of one size
+// differ in fields that do not matter here.
+func sizes(layouts []kernel.Layout) int {
+	different := map[uint64]bool{}
+	for _, l := range layouts {
+		different[l.Size] = true
 	}
-	return all
+	return len(different)
 }
 
 // divides says whether entries of a layout fill the bytes.
@@ -241,7 +240,7 @@ func (fd *Finder) eachLinked(l *kernel.Layout, lt linkedTable, fn func(addr uint
 
 // pick chooses the layout of a table among those that fit.
 func (fd *Finder) pick(row *kernel.Table, all, fits []kernel.Layout, entsize uint64) (kernel.Layout, string, string) {
-	if size, ok := fd.structSize(row.Struct); ok && len(all) > 1 {
+	if size, ok := fd.structSize(row.Struct); ok && sizes(all) > 1 {
 		for _, l := range fits {
 			if l.Size == size {
 				return l, byTypes, ""
@@ -252,7 +251,7 @@ func (fd *Finder) pick(row *kernel.Table, all, fits []kernel.Layout, entsize uin
 	switch {
 	case len(fits) == 0:
 		return kernel.Layout{}, "", "no known form of entries fits"
-	case len(all) == 1:
+	case sizes(all) == 1:
 		return fits[0], byFormat, ""
 	}
 	for _, l := range fits {
@@ -260,8 +259,10 @@ func (fd *Finder) pick(row *kernel.Table, all, fits []kernel.Layout, entsize uin
 			return l, byEntSize, ""
 		}
 	}
-	if len(fits) > 1 {
-		return kernel.Layout{}, "", fmt.Sprintf("entries of %d and of %d bytes fit", fits[0].Size, fits[1].Size)
+	for _, l := range fits {
+		if l.Size != fits[0].Size {
+			return kernel.Layout{}, "", fmt.Sprintf("entries of %d and of %d bytes fit", fits[0].Size, l.Size)
+		}
 	}
 	return fits[0], byPattern, ""
 }
@@ -304,7 +305,7 @@ func (fd *Finder) decodeObject(row *kernel.Table, d *tableData, s *elfpatch.Sect
 	list = slices.Clone(list)
 	slices.SortStableFunc(list, func(a, b elfpatch.Rela) int { return cmp.Compare(a.Offset, b.Offset) })
 	var fits []kernel.Layout
-	layouts := layoutsOf(row, fd.machine)
+	layouts := row.Layouts(fd.machine)
 	for _, l := range layouts {
 		if fd.fitsObject(&l, s, list) {
 			fits = append(fits, l)

@@ -19,7 +19,7 @@ type text struct {
 	addr    uint64 // of the first byte; 0 in ET_REL
 	offset  uint64 // in the file
 	bytes   []byte
-	stubs   bool            // a procedure linkage table: code, but no functions
+	stubs   bool            // a procedure linkage table, or data of a kernel: code, but no functions
 	relocs  []elfpatch.Rela // ET_REL: sorted by offset
 	data    []span          // parts that mapping symbols call data
 	starts  []Start         // sorted by address
@@ -46,7 +46,7 @@ func (fd *Finder) readTexts() error {
 		if s.Flags&elf.SHF_EXECINSTR != 0 && s.Flags&elf.SHF_ALLOC != 0 && s.Type == elf.SHT_PROGBITS && len(s.Data) > 0 {
 			fd.texts = append(fd.texts, text{
 				name: s.Name, section: s.Index, addr: s.Addr, offset: s.Offset, bytes: s.Data,
-				stubs: isStubs(s.Name),
+				stubs: isStubs(s.Name) || fd.isExecutableData(s),
 			})
 		}
 	}
@@ -72,6 +72,13 @@ func (fd *Finder) readTexts() error {
 // libraries.
 func isStubs(name string) bool {
 	return name == ".plt" || name == ".iplt" || strings.HasPrefix(name, ".plt.")
+}
+
+// isExecutableData recognises the data of a kernel that is executable, since
+// some code is in it (7.2): its symbols name variables, as far as kallsyms can
+// tell.
+func (fd *Finder) isExecutableData(s *elfpatch.Section) bool {
+	return fd.kernel != nil && fd.kernel.image && s.Flags&elf.SHF_WRITE != 0
 }
 
 // checkTexts refuses texts that share bytes of the file or addresses: no
