@@ -60,6 +60,7 @@ func (c *checker) tablePlaces(name string) map[place]bool {
 }
 
 func (c *checker) checkInstruction(at place, in disasm.Inst, sites map[string]map[place]bool) {
+	c.checkLocal(at, in)
 	if c.f.Machine != elf.EM_X86_64 {
 		return
 	}
@@ -86,6 +87,29 @@ func (c *checker) checkInstruction(at place, in disasm.Inst, sites map[string]ma
 		}
 		if isBranchThunk(name) && t.retpoline && !sites[".retpoline_sites"][at] {
 			bad("an indirect branch that .retpoline_sites does not list")
+		}
+	}
+}
+
+// checkLocal looks at what an instruction refers to in its own section, as far
+// as the assembler has put that into it without a relocation.
+func (c *checker) checkLocal(at place, in disasm.Inst) {
+	if in.PCRel.Size == 0 || in.Page {
+		return
+	}
+	if _, relocated := c.at(at.plus(int64(in.PCRel.Off))); relocated {
+		return
+	}
+	off, ok := in.Target(at.off)
+	to := place{at.sec, off}
+	switch {
+	case !ok:
+	case in.Mem:
+		c.takePlace(to, at)
+	case in.Flow == disasm.Call:
+		own, inside := c.functionOf(at)
+		if inside && !own.contains(off) && len(c.functionsAt(to)) == 0 {
+			c.refuse(refusal.RelocationInvalid, whatRelocation, c.name(at), "a call leads to %s, where no function begins", c.name(to))
 		}
 	}
 }
@@ -149,7 +173,10 @@ func (c *checker) take(r ref, add int64, at place) {
 	if !ok {
 		return
 	}
-	to = to.plus(add)
+	c.takePlace(to.plus(add), at)
+}
+
+func (c *checker) takePlace(to, at place) {
 	list := c.functionsAt(to)
 	if !executable(c.section(to.sec)) || len(list) == 0 || strings.HasPrefix(list[0].name, "__SCT__") {
 		return // trampolines of static calls are jumped to, and known by address to patch them

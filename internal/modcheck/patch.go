@@ -154,7 +154,18 @@ func (m *module) isThisModule(r ref) bool {
 
 func (m *module) isObject(at place) bool {
 	funcs, ok := m.pointer(at.plus(objFuncs))
-	return ok && m.isFunc(funcs)
+	return ok && (m.isFunc(funcs) || m.hasCallback(at) && m.zero(funcs.plus(fnName), 8) && m.zero(funcs.plus(fnNew), 8))
+}
+
+// hasCallback reports whether one of an object's callbacks leads to code: an
+// object may have nothing else.
+func (m *module) hasCallback(at place) bool {
+	for i := range int64(len(callbackKinds)) {
+		if to, ok := m.pointer(at.plus(objCallbacks + 8*i)); ok && executable(m.section(to.sec)) {
+			return true
+		}
+	}
+	return false
 }
 
 // isFunc reports a klp_func: a pointer to a name and one to code.
@@ -332,6 +343,10 @@ func (m *module) staticStates(p *patch, first place, l layout) {
 		b := m.bytes(at, uint64(l.state))
 		if b == nil || i == maxElements {
 			p.fault(first, "the array of states has no end")
+			return
+		}
+		if _, ok := m.at(at.plus(stateID)); ok {
+			p.fault(first, "the array of states has no end; what follows is read as a state")
 			return
 		}
 		id := le.Uint64(b[stateID:])

@@ -64,6 +64,7 @@ func (c *checker) checkPatch() {
 	if c.patch.flavour == FlavourStatic {
 		c.checkLives(c.patch.at, "struct klp_patch")
 	}
+	c.checkArrays()
 	seen := map[string]bool{}
 	n := 0
 	for _, o := range c.patch.objects {
@@ -88,6 +89,24 @@ func (c *checker) checkLives(at place, what string) {
 		c.refuse(refusal.KLPStructures, whatPatch, c.name(at), "%s is in %s, which is freed after init", what, s.Name)
 	case s.Flags&elf.SHF_ALLOC == 0 || s.Flags&elf.SHF_WRITE == 0 || strings.HasPrefix(s.Name, ".data..ro_after_init"):
 		c.refuse(refusal.KLPStructures, whatPatch, c.name(at), "%s is in %s; the kernel has to write it", what, s.Name)
+	}
+}
+
+// checkArrays asks that each structure belongs to one array: without its end,
+// one runs into the next.
+func (c *checker) checkArrays() {
+	owner := map[place]string{}
+	for _, o := range c.patch.objects {
+		if other, ok := owner[o.at]; ok && c.patch.flavour != FlavourKpatch {
+			c.refuse(refusal.KLPStructures, whatPatch, o.name, "the object is read as a function of %s, whose array has no end", other)
+		}
+		for _, f := range o.funcs {
+			if other, ok := owner[f.at]; ok && other != o.name {
+				c.refuse(refusal.KLPStructures, whatPatch, o.name, "%s belongs to %s as well; an array of functions has no end", f.name, other)
+				break
+			}
+			owner[f.at] = o.name
+		}
 	}
 }
 
