@@ -8,6 +8,8 @@ import (
 
 	"livepatch/docs"
 	"livepatch/internal/check"
+	"livepatch/internal/klp"
+	"livepatch/internal/kstate"
 	"livepatch/internal/live"
 	"livepatch/internal/process"
 	"livepatch/internal/refusal"
@@ -21,7 +23,8 @@ func TestJSONKeysAreDocumented(t *testing.T) {
 		t.Fatal(err)
 	}
 	seen := map[reflect.Type]bool{reflect.TypeFor[manifest.Manifest](): true} // has its own page
-	for _, v := range []any{inspection{}, moduleInspection{}, check.Report{}, process.Result{}, processStatus{}, live.Report{}, docs.Diagnostic{}, refusal.Refusal{}} {
+	for _, v := range []any{inspection{}, moduleInspection{}, check.Report{}, process.Result{}, processStatus{}, live.Report{},
+		klp.Result{}, klp.Reverted{}, klp.Report{}, kstate.Verdict{}, kstate.Conflict{}, kstate.Record{}, docs.Diagnostic{}, refusal.Refusal{}} {
 		checkKeys(t, string(b), reflect.TypeOf(v), seen)
 	}
 }

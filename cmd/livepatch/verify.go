@@ -18,6 +18,7 @@ func verifyCommand() *cli.Command {
 		Flags: []cli.Flag{
 			&cli.StringSliceFlag{Name: "target", Usage: "executable, library, kernel image or module `FILE` to check against; repeatable"},
 			&cli.IntFlag{Name: "pid", Usage: "process `N` to check against"},
+			&cli.BoolFlag{Name: "running-kernel", Usage: "check a kernel package against this machine's kernel, as apply would", DisableDefaultText: true},
 			&cli.StringFlag{Name: "kallsyms", Usage: "symbols of the kernel, as /proc/kallsyms prints them, from `FILE`"},
 			&cli.StringFlag{Name: "system-map", Usage: "symbols of the kernel, from System.map `FILE`"},
 			&cli.StringFlag{Name: "symvers", Usage: "exported symbols of the kernel, from Module.symvers `FILE`"},
@@ -43,6 +44,7 @@ modules that the patch is about. What the given files cannot tell is marked
 Examples:
   livepatch verify fix.lpatch --target /usr/bin/server
   livepatch verify fix.lpatch --pid 4182
+  livepatch verify fix.lpatch --running-kernel
   livepatch verify fix.lpatch --target ./server --target /lib/x86_64-linux-gnu/libc.so.6
   livepatch verify livepatch-fix.ko --target /boot/vmlinuz-$(uname -r) --target /lib/modules/$(uname -r)`,
 		Action: verify,
@@ -55,14 +57,24 @@ func verify(c *cli.Context) error {
 		return err
 	}
 	paths, pid := c.StringSlice("target"), c.Int("pid")
+	running := c.Bool("running-kernel")
 	tables := c.IsSet("kallsyms") || c.IsSet("system-map") || c.IsSet("symvers")
 	switch {
-	case len(paths) == 0 && !c.IsSet("pid") && !tables:
-		return hintHelp(usageErrorf("verify needs --target or --pid"), c.Command)
+	case running && (len(paths) > 0 || tables || c.IsSet("pid")):
+		return hintHelp(usageErrorf("verify takes --running-kernel or files and processes, not both"), c.Command)
+	case len(paths) == 0 && !c.IsSet("pid") && !tables && !running:
+		return hintHelp(usageErrorf("verify needs --target, --pid or --running-kernel"), c.Command)
 	case (len(paths) > 0 || tables) && c.IsSet("pid"):
 		return hintHelp(usageErrorf("verify takes --target or --pid, not both"), c.Command)
 	case c.IsSet("pid") && pid <= 0:
 		return hintHelp(usageErrorf("%d is no process", pid), c.Command)
+	}
+	if running {
+		pkg, err := kernelPackage(args[0])
+		if err != nil {
+			return err
+		}
+		return verifyRunningKernel(newPrinter(c), pkg)
 	}
 	b, err := readFile(args[0])
 	if err != nil {
