@@ -190,7 +190,9 @@ func (k *cutter) isOwn(p *piece) bool {
 		return true
 	}
 	switch {
-	case p.special != nil, p.kind == entry:
+	case p.kind == entry:
+		return false // it comes with the code that it is about
+	case p.special != nil:
 		return true
 	case p.live:
 		return p.twin == nil

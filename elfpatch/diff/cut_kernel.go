@@ -59,6 +59,7 @@ type kernelCutter struct {
 	warnings  []string
 	warned    map[string]bool
 	joined    map[string]*elfpatch.Section // sections of out that several pieces share
+	forms     map[string]*kernel.Layout    // of their entries
 	symbols   map[*elfpatch.Section]int    // section symbols of out
 	tables    map[string]int
 	bodies    map[int][]body   // of functions, by section of the patched object
@@ -74,7 +75,7 @@ func newKernelCutter(k *cutter, opt CutOptions) *kernelCutter {
 	return &kernelCutter{
 		k: k, s: k.c.patched, opt: opt, raw: k.c.m == elf.EM_X86_64 && k.c.patched.f.Section(".orc_unwind_ip") == nil,
 		dropped: map[*piece]bool{}, stilled: map[*piece][]uint64{}, warned: map[string]bool{},
-		joined: map[string]*elfpatch.Section{}, symbols: map[*elfpatch.Section]int{}, tables: map[string]int{}, bodies: map[int][]body{},
+		joined: map[string]*elfpatch.Section{}, forms: map[string]*kernel.Layout{}, symbols: map[*elfpatch.Section]int{}, tables: map[string]int{}, bodies: map[int][]body{},
 	}
 }
 
@@ -202,6 +203,12 @@ func (u *kernelCutter) followEntries(p *piece) {
 func (u *kernelCutter) admit(p, e *piece) bool {
 	sec := &u.s.secs[e.sec]
 	name := u.s.f.Sections[e.sec].Name
+	for i := range e.refs {
+		if r := &e.refs[i]; r.to != nil && (r.to.kind == function || u.s.isSupportCode(r.to)) && (r.add < -mostPrefix || r.add > int64(r.to.size)) {
+			u.refuse(refusal.SpecialSection, name, "entry at +%#x leads out of %s", e.off, r.to.name)
+			return false
+		}
+	}
 	if sec.row.BootOnly {
 		if u.k.c.status(p) == Same { // of others Compare says so
 			u.refuse(refusal.BootConstant, where(p, uint64(max(u.s.codePlace(e), 0))), "%s: the kernel writes this constant only into its own image", name)
@@ -350,6 +357,28 @@ func (u *kernelCutter) finish(rels map[*elfpatch.Section][]elfpatch.Rela) {
 	u.keepCallKeys()
 	for _, list := range rels {
 		slices.SortStableFunc(list, func(x, y elfpatch.Rela) int { return cmp.Compare(x.Offset, y.Offset) })
+	}
+	u.judge(rels)
+}
+
+// judge refuses relocations that cannot be applied, and those of tables that
+// lead out of what they name.
+func (u *kernelCutter) judge(rels map[*elfpatch.Section][]elfpatch.Rela) {
+	for _, sec := range u.k.out.Sections {
+		for _, r := range rels[sec] {
+			info, ok := elfpatch.RelocInfo(u.k.c.m, r.Type)
+			if !ok || info.Kind == elfpatch.KindDynamic || r.Offset > sec.Size || uint64(info.Size) > sec.Size-r.Offset {
+				u.refuse(refusal.RelocationInvalid, where(&piece{name: sec.Name}, r.Offset), "%s cannot be applied there", elfpatch.RelocName(u.k.c.m, r.Type))
+				continue
+			}
+			sym := &u.k.out.Symbols[r.Symbol]
+			if u.tables[sec.Name] == 0 || sym.Section <= 0 || info.Size == 0 {
+				continue
+			}
+			if at := int64(sym.Value) + r.Addend; at < 0 || uint64(at) > u.k.out.Sections[sym.Section].Size {
+				u.refuse(refusal.RelocationInvalid, where(&piece{name: sec.Name}, r.Offset), "it leads %d bytes into %s", at, u.k.out.Sections[sym.Section].Name)
+			}
+		}
 	}
 }
 

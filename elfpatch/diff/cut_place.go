@@ -209,6 +209,10 @@ func (u *kernelCutter) join(p *piece, name string) {
 		if want := u.opt.Strides[name]; want != 0 && want != l.Size && u.tables[name] == 0 {
 			u.refuse(refusal.SpecialSection, name, "its entries have %d bytes, the target's have %d", l.Size, want)
 		}
+		if form := u.forms[name]; form != nil && form != l {
+			u.refuse(refusal.SpecialSection, name, "there are two such tables, with entries of %d and of %d bytes", form.Size, l.Size)
+		}
+		u.forms[name] = l
 		pad(out, l.Size) // an entry that lacks its padding may only be the last one
 		u.tables[name]++
 	case name == percpuSection:
@@ -219,9 +223,12 @@ func (u *kernelCutter) join(p *piece, name string) {
 		pad(out, 4)
 	}
 	off := uint64(len(out.Data))
-	if data := u.s.data(p); data != nil {
+	switch data := u.s.data(p); {
+	case data != nil:
 		out.Data = append(out.Data, data...)
-	} else {
+	case p.size > mostZeros:
+		u.refuse(refusal.Unsupported, p.name, "%d bytes are too many in section %s", p.size, name)
+	default:
 		out.Data = append(out.Data, make([]byte, p.size)...)
 	}
 	out.Size = uint64(len(out.Data))
@@ -231,6 +238,9 @@ func (u *kernelCutter) join(p *piece, name string) {
 	}
 }
 
+// mostZeros bounds what a file may claim to hold without holding it.
+const mostZeros = 1 << 20
+
 // pad fills a section with zeros up to a multiple of n.
 func pad(sec *elfpatch.Section, n uint64) {
 	for n > 1 && uint64(len(sec.Data))%n != 0 {
@@ -238,10 +248,13 @@ func pad(sec *elfpatch.Section, n uint64) {
 	}
 }
 
+// mostAlign is the largest alignment of variables, a page (.data..percpu..page_aligned).
+const mostAlign = 4096
+
 // alignOf is the alignment that an offset in a section promises, at most that
 // of the section.
 func alignOf(off, most uint64) uint64 {
-	a := max(most, 1)
+	a := min(max(most, 1), mostAlign)
 	for a > 1 && off%a != 0 {
 		a /= 2
 	}

@@ -130,12 +130,12 @@ func (b *tableMaker) notes() {
 		if !ok || len(rels) == 0 {
 			continue
 		}
-		stride, per, ok := period(sec, rels)
+		stride, ok := strideOf(sec, rels)
 		if !ok {
 			b.u.refuse(refusal.SpecialSection, sec.Name, "%d bytes and %d relocations are no table of equal entries", sec.Size, len(rels))
 			continue
 		}
-		b.put(b.u.sectionLike(sec, sec.Name), b.keptNotes(sec, rels, stride, per))
+		b.put(b.u.sectionLike(sec, sec.Name), b.keptNotes(sec, rels, stride))
 	}
 	b.keepLandingPads()
 }
@@ -162,45 +162,28 @@ func (b *tableMaker) keepLandingPads() {
 
 var endbr64 = []byte{0xf3, 0x0f, 0x1e, 0xfa}
 
-// keptNotes are the entries, of a size and number of relocations each, whose
-// first relocation leads to the code of the patch.
-func (b *tableMaker) keptNotes(sec *elfpatch.Section, rels []elfpatch.Rela, stride uint64, per int) []tableRow {
+// keptNotes are the entries, of a size, about the code of the patch.
+func (b *tableMaker) keptNotes(sec *elfpatch.Section, rels []elfpatch.Rela, stride uint64) []tableRow {
 	var rows []tableRow
-	for i := 0; i < len(rels); i += per {
-		if p, _ := b.u.target(rels[i]); p == nil || !b.u.k.isIncluded(p) {
+	for _, r := range rels {
+		if p, _ := b.u.target(r); p == nil || !b.u.k.isIncluded(p) {
 			continue
 		}
-		row := tableRow{data: sec.Data[rels[i].Offset:][:stride]}
-		for _, r := range rels[i : i+per] {
-			if rel, ok := b.convert(r, rels[i].Offset); ok {
-				row.rels = append(row.rels, rel)
-			}
+		if rel, ok := b.convert(r, r.Offset); ok {
+			rows = append(rows, tableRow{sec.Data[r.Offset:][:stride], []elfpatch.Rela{rel}})
 		}
-		rows = append(rows, row)
 	}
 	return rows
 }
 
-// period finds the size of the entries of a table whose form nothing tells: the
-// smallest one for which all entries have relocations of the same types at the
-// same places, one at the start among them.
-func period(sec *elfpatch.Section, rels []elfpatch.Rela) (stride uint64, per int, ok bool) {
-	n := len(rels)
-	for per = 1; per <= n; per++ {
-		stride = sec.Size
-		if per < n {
-			stride = rels[per].Offset
-		}
-		if n%per != 0 || stride == 0 || stride*uint64(n/per) != sec.Size || sec.EntSize > 1 && sec.EntSize != stride {
-			continue
-		}
-		fits := rels[0].Offset == 0
-		for i := per; i < n && fits; i++ {
-			fits = rels[i].Offset == rels[i-per].Offset+stride && rels[i].Type == rels[i-per].Type
-		}
-		if fits {
-			return stride, per, true
-		}
+// strideOf finds the size of the entries of a table of notes, of which each has
+// one relocation, at its start.
+func strideOf(sec *elfpatch.Section, rels []elfpatch.Rela) (uint64, bool) {
+	n := uint64(len(rels))
+	stride := sec.Size / n
+	ok := sec.Size%n == 0 && (sec.EntSize <= 1 || sec.EntSize == stride)
+	for i, r := range rels {
+		ok = ok && r.Offset == uint64(i)*stride && r.Type == rels[0].Type
 	}
-	return 0, 0, false
+	return stride, ok && stride > 0
 }
