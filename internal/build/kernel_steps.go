@@ -105,6 +105,7 @@ func (k *kernelSteps) cut() error {
 			}
 		}
 	}
+	k.refuseTwoCallbacks()
 	added := k.added()
 	for _, part := range k.parts {
 		for i, e := range part.part.Cut.Externals {
@@ -119,6 +120,23 @@ func (k *kernelSteps) cut() error {
 		}
 	}
 	return k.each(func(*kernelTarget) error { return nil })
+}
+
+// refuseTwoCallbacks refuses callbacks of one kind in several parts of a
+// target: the kernel would call one.
+func (k *kernelSteps) refuseTwoCallbacks() {
+	type key struct{ object, kind string }
+	seen := map[key]string{}
+	for _, part := range k.parts {
+		for _, cb := range part.part.Cut.Kernel.Callbacks {
+			at := key{part.target.name, cb.Kind}
+			if first, ok := seen[at]; ok {
+				k.refusals = append(k.refusals, refusal.New(refusal.CallbackDuplicate, part.pair.OrigName,
+					"it has a %s callback for %s, and so has %s", strings.ReplaceAll(cb.Kind, "_", "-"), at.object, first))
+			}
+			seen[at] = part.pair.OrigName
+		}
+	}
 }
 
 // added are the global names that parts define and no before object had.

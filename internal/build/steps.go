@@ -58,8 +58,8 @@ func (s *steps) refuseMoved() {
 
 func (s *steps) prove() error {
 	for _, p := range s.pairs {
-		if len(p.changed()) == 0 && !p.adds() {
-			continue
+		if len(p.changed()) == 0 && !p.adds() && !(s.kernel && p.delta.Changed()) {
+			continue // nothing in it can have an effect; in kernel objects callbacks may
 		}
 		opt := match.Options{Object: p.OrigName, Target: s.target.Name}
 		proof, err := match.Prove(p.Orig, p.changed(), s.target.File, s.target.Debug, opt)

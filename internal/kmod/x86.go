@@ -114,7 +114,7 @@ func (e *emitter) x86ORC() {
 		return
 	}
 	size := len(unwind.Data) / n
-	at := e.x86ORCAtEntry(ip)
+	at := e.x86ORCAtEntry(ip, unwind.Data)
 	if at < 0 || at >= n {
 		e.refuse(refusal.UnwindMissing, ".orc_unwind", "no entry covers the start of a replacement")
 		return
@@ -130,8 +130,9 @@ func (e *emitter) x86ORC() {
 }
 
 // x86ORCAtEntry finds the entry for the first instruction of a replacement:
-// the last one at or before it in its section. -1 if there is none.
-func (e *emitter) x86ORCAtEntry(ip *elfpatch.Section) int {
+// the last one at or before it in its section. -1 if there is none. The entry
+// of zeros that ends a function may have the address of the next one's first.
+func (e *emitter) x86ORCAtEntry(ip *elfpatch.Section, unwind []byte) int {
 	var of elfpatch.Symbol
 	for _, o := range e.s.Objects {
 		for _, f := range o.Funcs {
@@ -151,8 +152,13 @@ func (e *emitter) x86ORCAtEntry(ip *elfpatch.Section) int {
 		if s.Section != of.Section || of.Section == 0 || r.Type != uint32(elf.R_X86_64_PC32) || r.Offset%4 != 0 {
 			continue
 		}
-		if at := int64(s.Value) + r.Addend; at <= int64(of.Value) && at > bestAt {
-			best, bestAt = int(r.Offset/4), at
+		i, size := int(r.Offset/4), len(unwind)/(len(ip.Data)/4)
+		if i < 0 || (i+1)*size > len(unwind) {
+			continue
+		}
+		ends := len(bytes.Trim(unwind[i*size:(i+1)*size], "\x00")) == 0
+		if at := int64(s.Value) + r.Addend; at <= int64(of.Value) && (at > bestAt || at == bestAt && !ends) {
+			best, bestAt = i, at
 		}
 	}
 	return best

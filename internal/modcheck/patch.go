@@ -24,6 +24,14 @@ type patch struct {
 	objects []object
 	states  []State
 	faults  []fault // what is wrong with the structures
+	read    int     // elements of arrays so far
+}
+
+// spend counts an element of an array and reports whether there may be more.
+// Arrays of hostile files lead to each other.
+func (p *patch) spend() bool {
+	p.read++
+	return p.read <= maxElements
 }
 
 type object struct {
@@ -133,16 +141,13 @@ func (m *module) findStatic() (place, bool) {
 			}
 		}
 	}
-	if len(found) > 1 {
-		used := m.codeTargets()
-		if i := slices.IndexFunc(found, func(p place) bool { return used[p] }); i >= 0 {
-			return found[i], true
-		}
-	}
-	if len(found) == 0 {
+	switch len(found) {
+	case 0:
 		return place{}, false
+	case 1:
+		return found[0], true
 	}
-	return found[0], true
+	return m.usedByCode(found), true
 }
 
 func (p place) plus(n int64) place { return place{p.sec, p.off + uint64(n)} }
@@ -181,24 +186,33 @@ func (m *module) isFunc(at place) bool {
 	return ok && executable(m.section(to.sec))
 }
 
-// codeTargets is what code of the module refers to, as far as the addends of
-// the usual instructions tell: the field of an instruction ends it, or 4, 2 or 1 bytes
-// of another operand follow.
-func (m *module) codeTargets() map[place]bool {
+// usedByCode returns the first of some places that code of the module refers
+// to, as far as the addends of the usual instructions tell: the field of an instruction
+// ends it, or bytes of another operand follow. Else it returns the first.
+func (m *module) usedByCode(places []place) place {
 	used := map[place]bool{}
+	for _, p := range places {
+		used[p] = false
+	}
 	for _, r := range m.relas {
 		if !executable(r.target) {
 			continue
 		}
 		for _, e := range r.entries {
-			if to, ok := m.to(ref{e, r}); ok {
-				for _, n := range []int64{0, 4, 5, 6, 8} {
+			to, ok := m.to(ref{e, r})
+			for _, n := range []int64{0, 4, 5, 6, 8} {
+				if _, one := used[to.plus(n)]; ok && one {
 					used[to.plus(n)] = true
 				}
 			}
 		}
 	}
-	return used
+	for _, p := range places {
+		if used[p] {
+			return p
+		}
+	}
+	return places[0]
 }
 
 func (m *module) staticPatch(at place, l layout) *patch {
@@ -246,7 +260,7 @@ func (m *module) staticObjects(p *patch, first place, l layout) {
 		at := first.plus(i * size)
 		funcs, hasFuncs := m.pointer(at.plus(objFuncs))
 		name, hasName := m.pointer(at.plus(objName))
-		if m.bytes(at, uint64(size)) == nil || i == maxElements {
+		if m.bytes(at, uint64(size)) == nil || !p.spend() {
 			p.fault(first, "the array of objects has no end")
 			return
 		}
@@ -293,7 +307,7 @@ func (m *module) staticFuncs(p *patch, first place, l layout) []patched {
 	for i := int64(0); ; i++ {
 		at := first.plus(i * size)
 		b := m.bytes(at, uint64(size))
-		if b == nil || i == maxElements {
+		if b == nil || !p.spend() {
 			p.fault(first, "an array of functions has no end")
 			return list
 		}
@@ -338,10 +352,11 @@ func (m *module) callbacks(p *patch, o *object, at place) {
 }
 
 func (m *module) staticStates(p *patch, first place, l layout) {
+	seen := map[uint64]bool{}
 	for i := int64(0); ; i++ {
 		at := first.plus(i * l.state)
 		b := m.bytes(at, uint64(l.state))
-		if b == nil || i == maxElements {
+		if b == nil || !p.spend() {
 			p.fault(first, "the array of states has no end")
 			return
 		}
@@ -353,10 +368,11 @@ func (m *module) staticStates(p *patch, first place, l layout) {
 		if id == 0 {
 			return
 		}
-		if slices.ContainsFunc(p.states, func(s State) bool { return s.ID == id }) {
+		if seen[id] {
 			p.fault(at, "state %d is there twice", id)
 			return
 		}
+		seen[id] = true
 		p.states = append(p.states, State{id, le.Uint32(b[stateVersion:])})
 	}
 }
@@ -387,7 +403,7 @@ func (m *module) inTreePatch(s *elfpatch.Section) *patch {
 	if s.Size%extObjectSize != 0 || s.Size == 0 {
 		p.fault(p.at, "%d bytes are no whole number of objects of %d", s.Size, extObjectSize)
 	}
-	for off := uint64(0); off+extObjectSize <= uint64(len(s.Data)) && len(p.objects) < maxElements; off += extObjectSize {
+	for off := uint64(0); off+extObjectSize <= uint64(len(s.Data)) && p.spend(); off += extObjectSize {
 		at := place{s.Index, off}
 		o := object{name: vmlinux, at: at}
 		if name, ok := m.pointer(at.plus(extName)); ok {
@@ -401,7 +417,7 @@ func (m *module) inTreePatch(s *elfpatch.Section) *patch {
 		}
 		for i := int64(0); i < n; i++ {
 			fn := first.plus(i * extFuncSize)
-			if m.bytes(fn, extFuncSize) == nil || i == maxElements {
+			if m.bytes(fn, extFuncSize) == nil || !p.spend() {
 				p.fault(at, "object %s has %d functions, but not the room for them", o.name, n)
 				break
 			}

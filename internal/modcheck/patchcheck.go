@@ -116,7 +116,7 @@ func (c *checker) checkObject(o object) {
 			c.refuse(refusal.NameLimit, whatPatch, o.name, "the name of the object %s", reason)
 		}
 	}
-	if len(o.funcs) == 0 && c.patch.flavour != FlavourInTree {
+	if len(o.funcs) == 0 && len(o.calls) == 0 && c.patch.flavour != FlavourInTree {
 		c.refuse(refusal.KLPStructures, whatPatch, o.name, "no function of the object is replaced")
 	}
 	if c.patch.flavour == FlavourStatic {
