@@ -11,6 +11,7 @@ import (
 type anchors struct {
 	base func(at int) (uint64, bool) // the relative base that is stored at an offset of the region
 	code func(addr uint64) bool      // is there code
+	fits func([]Symbol) bool         // anything else; nil for nothing
 }
 
 // A reading is one way in which kernels have written the addresses.
@@ -98,7 +99,7 @@ func (t *rawTable) read(r reading, known anchors) []Symbol {
 		}
 	}
 	out := slices.Clone(t.names)
-	last := uint64(0)
+	last, rises := uint64(0), 0
 	for i := range out {
 		p := arr + r.size*i
 		if r.size == 8 {
@@ -109,9 +110,14 @@ func (t *rawTable) read(r reading, known anchors) []Symbol {
 		if out[i].Addr < last {
 			return nil
 		}
+		if out[i].Addr > last {
+			rises++
+		}
 		last = out[i].Addr
 	}
-	if !agrees(out, known) {
+	// Few symbols share an address with others; a stretch of zeros would pass for
+	// addresses otherwise.
+	if rises < n/4 || !agrees(out, known) || known.fits != nil && !known.fits(out) {
 		return nil
 	}
 	return out

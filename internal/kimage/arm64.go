@@ -79,16 +79,17 @@ func (k *Kernel) fromARM64Image(raw []byte) error {
 	}
 	syms, err := t.symbols(anchors{
 		base: func(int) (uint64, bool) { return 0, true },
-		code: func(off uint64) bool { return off < uint64(len(raw)) },
+		code: func(uint64) bool { return true }, // where code is follows from the symbols
+		fits: func(s []Symbol) bool {
+			text, ok := addrOf(s, "_text")
+			end, ok2 := addrOf(s, "_end")
+			return ok && ok2 && end-text == size
+		},
 	})
 	if err != nil {
-		return err
+		return fmt.Errorf("arm64 Image of %#x bytes: %w", size, err)
 	}
-	text, ok := addrOf(syms, "_text")
-	end, ok2 := addrOf(syms, "_end")
-	if !ok || !ok2 || end-text != size {
-		return errors.New("arm64 Image: the symbols _text and _end do not bound it")
-	}
+	text, _ := addrOf(syms, "_text")
 	for i := range syms {
 		syms[i].Addr -= text
 	}

@@ -235,6 +235,7 @@ func ABIFromBTF(btf []byte, m elf.Machine) (*ABI, error) {
 		wanted[n] = true
 	}
 	a := &ABI{Machine: m, Structs: map[string]Struct{}}
+	left := maxMembers
 	twice := map[string]bool{}
 	for id := range t.at {
 		typ, _ := t.typ(uint32(id + 1))
@@ -242,7 +243,7 @@ func ABIFromBTF(btf []byte, m elf.Machine) (*ABI, error) {
 			continue
 		}
 		s := Struct{Size: uint64(typ.value), Members: map[string]Member{}}
-		if err := t.members(&s, typ, 0, 0); err != nil {
+		if err := t.members(&s, typ, 0, &left); err != nil {
 			return nil, fmt.Errorf("structure %s: %w", typ.name, err)
 		}
 		if old, ok := a.Structs[typ.name]; ok && !sameStruct(old, s) {
@@ -268,10 +269,15 @@ func sameStruct(a, b Struct) bool {
 	return true
 }
 
-// members adds the members of a structure or union that begins at base.
-func (t *btfTable) members(s *Struct, typ btfType, base uint64, depth int) error {
-	if depth > maxBTFDepth {
-		return fmt.Errorf("%w: it contains itself", errBTF)
+// maxMembers bounds the members of all structures of an ABI, those of nested ones
+// included; kernels have about 500.
+const maxMembers = 1 << 16
+
+// members adds the members of a structure or union that begins at base, and
+// takes their number off left.
+func (t *btfTable) members(s *Struct, typ btfType, base uint64, left *int) error {
+	if *left -= typ.n + 1; *left < 0 {
+		return fmt.Errorf("%w: it has too many members, or contains itself", errBTF)
 	}
 	for i := range typ.n {
 		b := typ.tail[12*i:]
@@ -288,7 +294,7 @@ func (t *btfTable) members(s *Struct, typ btfType, base uint64, depth int) error
 		off := base + uint64(bits/8)
 		if name == "" {
 			if in, ok := t.typ(id); ok && (in.kind == btfStruct || in.kind == btfUnion) {
-				if err := t.members(s, in, off, depth+1); err != nil {
+				if err := t.members(s, in, off, left); err != nil {
 					return err
 				}
 			}

@@ -100,12 +100,12 @@ func cString(b []byte) (string, bool) {
 	return string(b[:i]), true
 }
 
-// search returns the distinct strings of the image that begin after the first
-// byte of start and fit.
+// search returns distinct strings of the image that begin after the first byte
+// of start and fit, two at most: more are as good as none.
 func (k *Kernel) search(start []byte, fits func(string) bool) []string {
 	var out []string
 	for _, r := range elfRegions(k.File) {
-		for b := r.data; ; {
+		for b := r.data; len(out) < 2; {
 			i := bytes.Index(b, start)
 			if i < 0 {
 				break

@@ -120,7 +120,7 @@ func isTokenIndex(b []byte) bool {
 	last := 0
 	for i := 2; i < tokenIndexSize; i += 2 {
 		v := int(le.Uint16(b[i:]))
-		if v < last+2 || v > last+maxToken {
+		if v <= last || v > last+maxToken {
 			return false
 		}
 		last = v
@@ -157,7 +157,7 @@ func cutTokens(table, index []byte, tokens *[numTokens][]byte) bool {
 	for i := range tokens {
 		from := int(le.Uint16(index[2*i:]))
 		n := bytes.IndexByte(table[from:], 0)
-		if n <= 0 {
+		if n < 0 { // it is 0 for codes that no name uses
 			return false
 		}
 		end := from + n + 1
@@ -291,6 +291,9 @@ func (d *nameDecoder) expand(codes []byte) (typ byte, ok bool) {
 	for i, c := range codes {
 		tok := d.tokens[c]
 		if i == 0 {
+			if len(tok) == 0 {
+				return 0, false
+			}
 			typ, tok = tok[0], tok[1:]
 		}
 		d.text = append(d.text, tok...)

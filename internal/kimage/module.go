@@ -167,7 +167,7 @@ func readVersions(f *elfpatch.File) (map[string]uint32, error) {
 func (m *Module) readSymbols() {
 	m.initNames = map[string]bool{}
 	for i, s := range m.File.Symbols {
-		if s.Name == "" || s.Section <= 0 {
+		if s.Name == "" || s.Section <= 0 || isMapping(s.Name) {
 			continue
 		}
 		sec := m.File.Sections[s.Section]
@@ -180,6 +180,12 @@ func (m *Module) readSymbols() {
 		})
 	}
 	m.index = newIndex(m.Symbols)
+}
+
+// isMapping reports the symbols that tell code from data in arm64 objects, "$x" and
+// "$d.1". The kernel never looks for them.
+func isMapping(name string) bool {
+	return len(name) >= 2 && name[0] == '$' && strings.IndexByte("adtx", name[1]) >= 0 && (len(name) == 2 || name[2] == '.')
 }
 
 // isInit reports the sections that the kernel frees after initialization:

@@ -51,60 +51,66 @@ func unwrap(b []byte) ([]byte, error) {
 		if err != nil {
 			return nil, err
 		}
-		return decompress(payload, "bzImage")
+		return decompress(payload, "bzImage", true)
 	case isZboot(b):
 		payload, err := zbootPayload(b)
 		if err != nil {
 			return nil, err
 		}
-		return decompress(payload, "EFI image")
+		return decompress(payload, "EFI image", true)
 	}
-	return decompress(b, "file")
+	return decompress(b, "file", false)
 }
 
 // format is one kind of compression.
 type format struct {
-	name  string
-	magic string
-	open  func([]byte) (io.Reader, error) // nil: known, not supported
+	name   string
+	magic  string
+	open   func([]byte) (io.Reader, error) // nil: known, not supported
+	strict bool                            // minds what follows it
 }
 
 // formats: Documentation/arch/x86/boot.rst (6.12), "payload_offset", lists what an
 // image may be compressed with; the magic numbers are those of lib/decompress.c.
 var formats = []format{
-	{"gzip", "\x1f\x8b\x08", func(b []byte) (io.Reader, error) {
+	{name: "gzip", magic: "\x1f\x8b\x08", open: func(b []byte) (io.Reader, error) {
 		r, err := gzip.NewReader(bytes.NewReader(b))
 		if err == nil {
 			r.Multistream(false) // the kernel appends what is not compressed
 		}
 		return r, err
 	}},
-	{"xz", "\xfd7zXZ\x00", func(b []byte) (io.Reader, error) {
+	{name: "xz", magic: "\xfd7zXZ\x00", open: func(b []byte) (io.Reader, error) {
 		r, err := xz.NewReader(bytes.NewReader(b), maxDict)
 		if err == nil {
 			r.Multistream(false)
 		}
 		return r, err
 	}},
-	{"zstd", "\x28\xb5\x2f\xfd", openZstd},
-	{"lz4", "\x02\x21\x4c\x18", func(b []byte) (io.Reader, error) { return newLegacyLZ4(b), nil }},
-	{"bzip2", "BZh", func(b []byte) (io.Reader, error) { return bzip2.NewReader(bytes.NewReader(b)), nil }},
-	{"lzma", "\x5d\x00\x00", nil},
-	{"lzo", "\x89LZO\x00", nil},
-	{"lz4 frame", "\x04\x22\x4d\x18", nil},
+	{name: "zstd", magic: "\x28\xb5\x2f\xfd", open: openZstd},
+	{name: "lz4", magic: "\x02\x21\x4c\x18", open: func(b []byte) (io.Reader, error) { return newLegacyLZ4(b), nil }},
+	{name: "bzip2", magic: "BZh", open: func(b []byte) (io.Reader, error) { return bzip2.NewReader(bytes.NewReader(b)), nil }, strict: true},
+	{name: "lzma", magic: "\x5d\x00\x00"},
+	{name: "lzo", magic: "\x89LZO\x00"},
+	{name: "lz4 frame", magic: "\x04\x22\x4d\x18"},
 }
 
 // maxDict is the largest dictionary of xz and window of zstd that is taken:
 // kernels are packed with 32 MiB (scripts/xz_wrap.sh) and up to 128 MiB (zstd -22 --ultra).
 const maxDict = 1 << 27
 
-func decompress(b []byte, what string) ([]byte, error) {
+// decompress undoes the compression of b. An image's payload ends with its
+// unpacked size, except with gzip.
+func decompress(b []byte, what string, image bool) ([]byte, error) {
 	for _, f := range formats {
 		if !bytes.HasPrefix(b, []byte(f.magic)) {
 			continue
 		}
 		if f.open == nil {
 			return nil, fmt.Errorf("unpack %s: %s: %w", what, f.name, ErrCompression)
+		}
+		if f.strict && image {
+			b = b[:max(len(f.magic), len(b)-4)]
 		}
 		r, err := f.open(b)
 		if err != nil {
