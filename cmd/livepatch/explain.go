@@ -10,21 +10,33 @@ import (
 
 func explainCommand() *cli.Command {
 	return &cli.Command{
-		Name: "explain", Usage: "say what a refusal code means and what to do", ArgsUsage: "[CODE]", Category: groupLook,
+		Name: "explain", Usage: "say what a refusal code means, or what became of a function and why", ArgsUsage: "[CODE | ORIG.o PATCHED.o FUNCTION]", Category: groupLook,
 		Flags: []cli.Flag{jsonFlag()},
 		Description: `
 Every refusal ends with a code in brackets. Without CODE, all codes are listed.
 
-Example:
-  livepatch explain data-changed`,
+With two object files and the name of a function, it says what became of the
+function, why a patch brings it along, and which of its references lead where:
+to a copy that the patch has itself, to something of the kernel by a livepatch
+relocation (klp), or to an exported symbol (ordinary).
+
+Examples:
+  livepatch explain data-changed
+  livepatch explain meminfo.before.o meminfo.after.o meminfo_proc_show`,
 		Action: explain,
 	}
 }
 
 func explain(c *cli.Context) error {
-	args, err := takeArgs(c, 0, 1)
+	args, err := takeArgs(c, 0, 3)
 	if err != nil {
 		return err
+	}
+	switch len(args) {
+	case 2:
+		return hintHelp(usageErrorf("explain needs a code, or two objects and the name of a function"), c.Command)
+	case 3:
+		return explainFunction(c, args[0], args[1], args[2])
 	}
 	p := newPrinter(c)
 	all := docs.Diagnostics()
