@@ -3,7 +3,6 @@ package kmod
 import (
 	"debug/elf"
 	"fmt"
-	"slices"
 	"strings"
 
 	"livepatch/elfpatch"
@@ -60,6 +59,11 @@ const (
 	callTrampoline = "__SCT__"
 	callKey        = "__SCK__"
 )
+
+// callSites is the table of static calls: of each the place of the call and
+// its key, which may be given as the trampoline (kernel/static_call_inline.c,
+// static_call_add_module, 6.12).
+const callSites = ".static_call_sites"
 
 // AddKey adds a key that Keys listed as an undefined symbol.
 func (m *Merged) AddKey(name string, b Binding) {
@@ -194,9 +198,12 @@ func (g *merger) newGlobals() map[global]uint32 {
 	all := map[global]uint32{}
 	for p := range g.parts {
 		cut := g.parts[p].Cut
+		replaces := map[int]bool{}
+		for _, f := range cut.Funcs {
+			replaces[f.Symbol] = true
+		}
 		for i, s := range cut.Object.Symbols {
-			replaces := slices.ContainsFunc(cut.Funcs, func(f diff.CutFunc) bool { return f.Symbol == i })
-			if i == 0 || s.Bind == elf.STB_LOCAL || s.Section <= 0 || replaces {
+			if i == 0 || s.Bind == elf.STB_LOCAL || s.Section <= 0 || replaces[i] {
 				continue
 			}
 			key := global{objectName(g.parts[p].Object), s.Name}

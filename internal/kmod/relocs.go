@@ -6,6 +6,7 @@ import (
 	"encoding/binary"
 	"fmt"
 	"slices"
+	"strings"
 
 	"livepatch/elfpatch"
 	"livepatch/internal/refusal"
@@ -97,6 +98,10 @@ func (e *emitter) bind(to *elfpatch.Section, r elfpatch.Rela, where string) {
 		r.Symbol = e.klpSymbol(b, sym.Type, where)
 		if target.object != vmlinux && e.isSpecial(to.Name) {
 			e.refuse(refusal.TableEntry, where, "the kernel reads this table before it can resolve %s of module %s", b.Name, objectName(b.Object))
+			return
+		}
+		if to.Name == callSites && r.Offset%8 == 4 && strings.HasPrefix(b.Name, callTrampoline) {
+			e.refuse(refusal.TableEntry, where, "the kernel finds the key of a static call by the trampoline %s only if that is exported", b.Name)
 			return
 		}
 		e.klp[target] = append(e.klp[target], r)

@@ -84,9 +84,20 @@ func (g *merger) placeSections(part int) {
 	g.placed = append(g.placed, at)
 }
 
+// The limits of what is merged: far beyond what a patch needs, and well below
+// what a hostile object could ask for with a few bytes.
+const (
+	maxAlign = 1 << 16
+	maxSize  = 1 << 28
+)
+
 // place appends one section to that of its group.
 func (g *merger) place(part int, s *elfpatch.Section) placement {
 	name := groupName(s.Name)
+	if s.Align > maxAlign || s.Size > maxSize || g.groups[name] != nil && g.groups[name].Size > maxSize {
+		g.refuse(part, refusal.Unsupported, s.Name, "%d bytes, aligned to %d, are more than a patch can have", s.Size, s.Align)
+		return placement{}
+	}
 	to := g.groups[name]
 	if to == nil {
 		c := *s
