@@ -7,6 +7,8 @@ import (
 	"slices"
 	"strings"
 	"testing"
+
+	"livepatch/elfpatch"
 )
 
 // move is a directive that moves the lines behind it in the patched source.
@@ -14,13 +16,38 @@ const move = "#ifdef AFTER\n#line %d\n#else\n#line %d\n#endif\n"
 
 func moved(line, by int) string { return fmt.Sprintf(move, line+by, line) }
 
-// kernelSources are changes of kernel-like code; the first word of want is the
-// exit class.
-var kernelSources = []struct {
+// A kernelSource is a source of kernel-like code whose versions differ by
+// -DAFTER.
+type kernelSource struct {
 	name, flags, source string
 	only                string // a compiler
 	want                string
-}{
+}
+
+// compile builds both versions.
+func (k *kernelSource) compile(t testing.TB, cc, machine string) (before, after *elfpatch.File) {
+	t.Helper()
+	source := k.source
+	if strings.HasSuffix(source, ".c") {
+		b, err := os.ReadFile(filepath.Join("testdata", source))
+		if err != nil {
+			t.Fatal(err)
+		}
+		source = string(b)
+	} else {
+		header, err := filepath.Abs(filepath.Join("testdata", "kernel.h"))
+		if err != nil {
+			t.Fatal(err)
+		}
+		source = kernelPrelude + "#include \"" + header + "\"\n" + source
+	}
+	flags := slices.Concat(kernelFlags[machine], []string{"-ffunction-sections", "-fdata-sections", "-fno-asynchronous-unwind-tables", "-fno-strict-aliasing"}, strings.Fields(k.flags))
+	return compile(t, cc, "c", source, flags)
+}
+
+// kernelSources are changes of kernel-like code; the first word of want is the
+// exit class.
+var kernelSources = []kernelSource{
 	{name: "lines moved", source: moved(100, 3) + `
 void a(int x) { WARN_ON(x); g = x; }
 void b(int x) { __might_sleep(__FILE__, __LINE__); WARN_ON(x > 3); }
@@ -191,10 +218,6 @@ var kernelFlags = map[string][]string{
 }
 
 func TestKernelSources(t *testing.T) {
-	header, err := filepath.Abs(filepath.Join("testdata", "kernel.h"))
-	if err != nil {
-		t.Fatal(err)
-	}
 	for _, cc := range compilers {
 		for _, tc := range kernelSources {
 			if tc.only != "" && cc.cc != tc.only {
@@ -202,18 +225,7 @@ func TestKernelSources(t *testing.T) {
 			}
 			t.Run(cc.name+"/"+tc.name, func(t *testing.T) {
 				tool(t, cc.cc)
-				source := tc.source
-				if strings.HasSuffix(source, ".c") {
-					b, err := os.ReadFile(filepath.Join("testdata", source))
-					if err != nil {
-						t.Fatal(err)
-					}
-					source = string(b)
-				} else {
-					source = kernelPrelude + "#include \"" + header + "\"\n" + source
-				}
-				flags := slices.Concat(kernelFlags[cc.machine], []string{"-ffunction-sections", "-fdata-sections", "-fno-asynchronous-unwind-tables", "-fno-strict-aliasing"}, strings.Fields(tc.flags))
-				a, b := compile(t, cc.cc, "c", source, flags)
+				a, b := tc.compile(t, cc.cc, cc.machine)
 				exit, changed, fresh, d := kernelVerdict(t, a, b)
 				words := []string{exit}
 				for _, f := range changed {
