@@ -153,7 +153,7 @@ func kernelOf(t testing.TB, m elf.Machine, name string, edits ...edit) *kimage.K
 	if err != nil {
 		t.Fatal(err)
 	}
-	k := &kimage.Kernel{File: parseObject(t, b), Machine: m, Release: "6.12.0-test", Vermagic: vermagic, BuildID: []byte{1, 2, 3, 4}, BTF: btf()}
+	k := &kimage.Kernel{File: parseObject(t, b), Machine: m, Release: "6.12.0-test", Vermagic: vermagic, BuildID: []byte{1, 2, 3, 4}, BTF: btf(m)}
 	for i, s := range k.File.Symbols {
 		if i == 0 || s.Section <= 0 || s.Type == elf.STT_SECTION || strings.HasPrefix(s.Name, "$") {
 			continue
@@ -169,7 +169,7 @@ func kernelOf(t testing.TB, m elf.Machine, name string, edits ...edit) *kimage.K
 }
 
 // btf is type information of the structures that modules contain.
-func btf() []byte {
+func btf(m elf.Machine) []byte {
 	strs := []byte{0}
 	str := func(s string) uint32 {
 		off := len(strs)
@@ -194,7 +194,7 @@ func btf() []byte {
 	structure("klp_object", 168)
 	structure("klp_func", 152)
 	structure("klp_state", 24)
-	structure("alt_instr", 14)
+	structure("alt_instr", map[elf.Machine]uint32{elf.EM_X86_64: 14, elf.EM_AARCH64: 12}[m])
 	structure("bug_entry", 12)
 	structure("jump_entry", 16)
 	structure("exception_table_entry", 12)

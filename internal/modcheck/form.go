@@ -140,10 +140,17 @@ func (c *checker) checkThisModule() {
 	}
 }
 
+// maxPointers bounds the relocations of struct module; there are two.
+const maxPointers = 16
+
 // pointers returns the fields of struct module that init and exit are in.
 // Their symbols are always the same: include/linux/module.h, module_init.
 func (c *checker) pointers(s *elfpatch.Section) (init, exit *place) {
-	for _, r := range c.refs[s.Index] {
+	for i, r := range c.refs[s.Index] {
+		if i == maxPointers {
+			c.refuse(refusal.ModuleFormat, whatFormat, thisModule, "%d relocations are too many", len(c.refs[s.Index]))
+			break
+		}
 		at := place{s.Index, r.Offset}
 		to, ok := c.to(r)
 		if !ok || r.Type != abs64(c.f.Machine) {

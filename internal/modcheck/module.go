@@ -24,7 +24,7 @@ const (
 	shfLivepatch = elf.SectionFlag(0x00100000) // include/uapi/linux/elf.h: SHF_RELA_LIVEPATCH
 	thisModule   = ".gnu.linkonce.this_module" // holds struct module
 	relaSize     = 24                          // Elf64_Rela
-	maxModule    = 1 << 28                     // bytes of a module that is unpacked here
+	maxModule    = 1 << 27                     // bytes of a module that is unpacked here
 	sectionLimit = int(elf.SHN_LORESERVE)      // e_shnum is 16 bits wide for the module loader
 	klpRela      = ".klp.rela."                // Documentation/livepatch/module-elf-format.rst
 	klpSym       = ".klp.sym."                 // the same
@@ -216,7 +216,7 @@ func (m *module) pointer(p place) (place, bool) {
 	return m.to(r)
 }
 
-// word returns the bytes of a field, nil if they are not in the file.
+// bytes returns the bytes of a field, nil if they are not in the file.
 func (m *module) bytes(p place, size uint64) []byte {
 	s := m.section(p.sec)
 	if s == nil || p.off > s.Size || size > s.Size-p.off {
@@ -227,6 +227,9 @@ func (m *module) bytes(p place, size uint64) []byte {
 			return nil
 		}
 		return make([]byte, size)
+	}
+	if p.off+size > uint64(len(s.Data)) {
+		return nil // SHT_NULL
 	}
 	return s.Data[p.off : p.off+size]
 }

@@ -2,6 +2,7 @@ package modcheck
 
 import (
 	"debug/elf"
+	"sort"
 	"strings"
 
 	"livepatch/disasm"
@@ -88,13 +89,12 @@ type span struct{ from, to uint64 }
 
 type spans []span
 
-// within returns the spans that overlap a range. The list is short: data in text is rare.
+// within returns the spans that overlap a range, cut to it. They are in order.
 func (s spans) within(from, to uint64) []span {
 	var list []span
-	for _, d := range s {
-		if d.from < to && d.to > from {
-			list = append(list, span{max(d.from, from), min(d.to, to)})
-		}
+	i := sort.Search(len(s), func(i int) bool { return s[i].to > from })
+	for ; i < len(s) && s[i].from < to; i++ {
+		list = append(list, span{max(s[i].from, from), min(s[i].to, to)})
 	}
 	return list
 }

@@ -82,6 +82,7 @@ func (c *checker) checkOrc(ip, orc *elfpatch.Section) int {
 	slices.SortStableFunc(rows, func(a, b orcRow) int {
 		return cmp.Or(cmp.Compare(a.at.sec, b.at.sec), cmp.Compare(a.at.off, b.at.off))
 	})
+	rows = lastOfEach(rows)
 	n := 0
 	for _, s := range c.f.Sections {
 		if !executable(s) {
@@ -95,9 +96,6 @@ func (c *checker) checkOrc(ip, orc *elfpatch.Section) int {
 			i, found := slices.BinarySearchFunc(rows, place{f.sec, f.start}, func(r orcRow, p place) int {
 				return cmp.Or(cmp.Compare(r.at.sec, p.sec), cmp.Compare(r.at.off, p.off))
 			})
-			for found && i+1 < len(rows) && rows[i+1].at == rows[i].at {
-				i++ // of several the last was written last
-			}
 			if !found {
 				i--
 			}
@@ -107,6 +105,17 @@ func (c *checker) checkOrc(ip, orc *elfpatch.Section) int {
 		}
 	}
 	return n
+}
+
+// lastOfEach keeps one row of each place.
+func lastOfEach(rows []orcRow) []orcRow {
+	var out []orcRow
+	for i, r := range rows {
+		if i+1 == len(rows) || rows[i+1].at != r.at {
+			out = append(out, r)
+		}
+	}
+	return out
 }
 
 // orcKnown reports an entry that says how to unwind: with a type (6.4 and
