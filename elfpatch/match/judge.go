@@ -38,6 +38,9 @@ func (p *prover) several(f *function) string {
 	switch {
 	case len(f.fits) == 0 || f.many && len(f.fits) == maxFits:
 		return fmt.Sprintf("its %d bytes are too common in %s to be searched for", f.size, p.opt.Target)
+	case len(f.fits) == 1 && f.shared:
+		return fmt.Sprintf("%s has several functions of this name, and nothing says that the one at %#x, whose code it has, is meant",
+			p.opt.Target, f.fits[0].addr)
 	case len(f.fits) == 1:
 		return fmt.Sprintf("its %d bytes are too few to be sure that they stand at %#x of %s", f.size, f.fits[0].addr, p.opt.Target)
 	}

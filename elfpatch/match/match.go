@@ -122,6 +122,12 @@ func Prove(orig *elfpatch.File, funcs []int, target, debug *elfpatch.File, opt O
 		p.helpAll()
 		p.settle()
 	}
+	if p.img.kernel && p.undecided() {
+		if err := p.askData(); err != nil {
+			return nil, err
+		}
+		p.settle()
+	}
 	p.refuseFolded()
 	p.judge()
 	if err := p.refusals.Err(); err != nil {

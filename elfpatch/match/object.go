@@ -42,6 +42,7 @@ type function struct {
 	nearest *miss // the best place that is not
 	asked   bool  // places were looked for
 	many    bool  // more fit than were kept, or too little evidence
+	shared  bool  // the target has several functions of this name
 }
 
 type state uint8

@@ -123,7 +123,7 @@ func (p *prover) decide(f *function) bool {
 		}
 	}
 	switch {
-	case n == 1 && (!f.many || f.anchored(p)):
+	case n == 1 && (!f.many && !f.shared || f.anchored(p)):
 		p.accept(f, good)
 		return true
 	case n == 0 && !f.many:
@@ -166,6 +166,9 @@ func (p *prover) searchAll() {
 func (p *prover) byName(f *function) bool {
 	all := p.candidates(f.sym)
 	for _, n := range all {
+		// Static functions from headers are in many objects of a kernel, with the same
+		// code. That one of them has it does not say that it is this object's.
+		f.shared = f.shared || p.img.kernel && n.addr != all[0].addr
 		if p.try(f, n.addr) || f.found == "" {
 			f.found = n.found
 		}

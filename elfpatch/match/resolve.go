@@ -20,6 +20,9 @@ func (p *Proof) Resolve(sym int) (Resolved, bool) {
 	if len(r) == 0 || p.p.wantsAddress(sym, r) {
 		p.p.callWitnesses(sym)
 		r = p.p.resolve(sym)
+		if p.p.img.kernel && p.p.wantsAddress(sym, r) && p.p.askData() == nil {
+			r = p.p.resolve(sym)
+		}
 	}
 	if a, ok := r[Address]; ok && a.Value == 0 && p.p.img.f.Type == elf.ET_DYN && p.p.obj.f.Symbols[sym].Section == elfpatch.Undefined {
 		// A weak symbol that nobody defines: 0 wherever the target is loaded.
