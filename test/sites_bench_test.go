@@ -8,6 +8,7 @@ import (
 	"strings"
 	"syscall"
 	"testing"
+	"time"
 )
 
 // How long sites takes for a kernel with debug information, and how much memory, beside
@@ -33,14 +34,17 @@ func BenchmarkSites(b *testing.B) {
 		{"vmlinuz/json", []string{program, "sites", "--json", filepath.Join(dir, "vmlinuz")}},
 	} {
 		b.Run(bm.name, func(b *testing.B) {
-			peak := int64(0)
+			peak, cpu, runs := int64(0), time.Duration(0), 0
 			for b.Loop() {
 				cmd := exec.Command(bm.args[0], bm.args[1:]...) // its output goes nowhere
 				if err := cmd.Run(); err != nil {
 					b.Fatal(err)
 				}
 				peak = max(peak, cmd.ProcessState.SysUsage().(*syscall.Rusage).Maxrss)
+				cpu += cmd.ProcessState.UserTime() + cmd.ProcessState.SystemTime()
+				runs++
 			}
+			b.ReportMetric(cpu.Seconds()/float64(runs), "cpu-s")
 			b.ReportMetric(float64(peak)/1024, "peak-MB")
 		})
 	}
