@@ -31,6 +31,7 @@ var imports = map[string][]string{
 	"internal/klp":     {"internal/kimage", "internal/kstate", "internal/pack", "internal/refusal", "manifest", "golang.org/x/sys/unix"},
 	"internal/policy":  {},
 	"test":             {},
+	"test/kernel":      {},
 
 	"internal/compile":    {},
 	"internal/header":     {},

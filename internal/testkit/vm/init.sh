@@ -4,7 +4,7 @@
 # and the kernel's messages since the step before.
 b=/bin/busybox
 $b --install -s /bin
-export PATH=/bin:/sbin HOME=/root
+export PATH=/bin:/sbin HOME=/root TERM=dumb NO_COLOR=1
 mount -t proc proc /proc
 mount -t sysfs sysfs /sys
 mount -t devtmpfs devtmpfs /dev 2>/dev/null

@@ -13,6 +13,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"sort"
 	"strconv"
 	"time"
 )
@@ -58,10 +59,11 @@ type Result struct {
 
 // StepResult is what a step did. Exit 143 means that it took longer than the limit.
 type StepResult struct {
-	Name   string
-	Output string
-	Exit   int
-	Log    []Line // kernel messages while it ran
+	Name    string
+	Output  string
+	Exit    int
+	Log     []Line // kernel messages while it ran
+	Elapsed time.Duration
 }
 
 // Line is a message of the kernel.
@@ -110,6 +112,7 @@ func Run(ctx context.Context, c Config) (*Result, error) {
 	start := time.Now()
 	err = cmd.Run()
 	r := parse(out.buf.Bytes(), mark, c.Steps)
+	out.time(r, mark)
 	r.Elapsed = time.Since(start)
 	switch {
 	case ctx.Err() != nil:
@@ -178,15 +181,36 @@ func initramfs(c *Config, mark string) ([]byte, error) {
 	return a.bytes(), nil
 }
 
-// A limited buffer drops what is beyond the limit.
+// A limited buffer drops what is beyond the limit, and knows when what came.
 type limited struct {
 	buf   bytes.Buffer
 	limit int
+	came  []arrival
+}
+
+type arrival struct {
+	at   int // offset of the first byte
+	when time.Time
 }
 
 func (l *limited) Write(p []byte) (int, error) {
+	l.came = append(l.came, arrival{l.buf.Len(), time.Now()})
 	l.buf.Write(p[:min(len(p), max(0, l.limit-l.buf.Len()))])
 	return len(p), nil
+}
+
+// time fills in how long the steps took.
+func (l *limited) time(r *Result, mark string) {
+	for i := range r.Steps {
+		begin := l.when(fmt.Sprintf("\n%s begin %03d", mark, i))
+		r.Steps[i].Elapsed = l.when(fmt.Sprintf("\n%s end %03d", mark, i)).Sub(begin)
+	}
+}
+
+func (l *limited) when(text string) time.Time {
+	at := bytes.Index(l.buf.Bytes(), []byte(text))
+	i := sort.Search(len(l.came), func(i int) bool { return l.came[i].at > at })
+	return l.came[max(0, i-1)].when
 }
 
 func tail(b []byte, n int) []byte { return b[max(0, len(b)-n):] }
