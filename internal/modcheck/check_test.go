@@ -40,3 +40,12 @@ func TestValidModules(t *testing.T) {
 		})
 	}
 }
+
+// A site of a function without a symbol, behind the function, does not count
+// when the function has its own at its address.
+func TestSiteBehind(t *testing.T) {
+	f := livepatch(t, elf.EM_X86_64, "static-x86.S", edit{".asciz \"twin\"", ".asciz \"shadowed\""}, edit{".quad .Ltwin, new_twin, 2", ".quad .Ltwin, new_twin, 0"})
+	if r := Check(fileOf(t, f), x86Set(t)); r.Count(check.Refused) > 0 {
+		t.Errorf("%s", reportText(r))
+	}
+}

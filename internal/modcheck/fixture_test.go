@@ -165,6 +165,14 @@ func kernelOf(t testing.TB, m elf.Machine, name string, edits ...edit) *kimage.K
 		k.Symbols = append(k.Symbols, kimage.Symbol{Name: strings.TrimSuffix(s.Name, "_second"), Addr: s.Value, Size: s.Size, Type: typ})
 	}
 	sort.SliceStable(k.Symbols, func(i, j int) bool { return k.Symbols[i].Addr < k.Symbols[j].Addr })
+	for i := range k.Symbols {
+		for _, next := range k.Symbols[i:] {
+			if next.Addr > k.Symbols[i].Addr {
+				k.Symbols[i].Size = next.Addr - k.Symbols[i].Addr
+				break
+			}
+		}
+	}
 	return k
 }
 

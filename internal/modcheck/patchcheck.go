@@ -205,12 +205,9 @@ func (c *checker) checkFunction(o object, f patched, byAddr map[uint64]string) {
 		c.later(whatFunction, where, "whether ftrace can redirect it is left to the kernel: %s", t.noSites)
 		return
 	}
-	switch n := t.sitesIn(s); n {
-	case 0:
-		c.refuse(refusal.NoFtraceSite, whatFunction, where, "the function has no place where ftrace redirects calls (notrace, assembly or Rust)")
-	case 1:
-		c.ok(whatFunction, where, "at %#x, %d bytes, with one ftrace site", s.Addr, s.Size)
-	default:
-		c.refuse(refusal.NoFtraceSite, whatFunction, where, "%d ftrace sites lie in the function; it is not clear which is its own", n)
+	if text := t.siteOf(s); text != "" {
+		c.refuse(refusal.NoFtraceSite, whatFunction, where, "%s", text)
+		return
 	}
+	c.ok(whatFunction, where, "at %#x, %d bytes, with one ftrace site", s.Addr, s.Size)
 }

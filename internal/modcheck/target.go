@@ -2,6 +2,7 @@ package modcheck
 
 import (
 	"debug/elf"
+	"fmt"
 	"slices"
 	"sort"
 	"strconv"
@@ -306,27 +307,40 @@ func (o *image) moduleSites() {
 	}
 }
 
-// sitesIn counts the sites of a function. On arm64 an entry may name the slot of
-// 8 bytes before it (arch/arm64/kernel/ftrace.c, ftrace_call_adjust).
-func (o *image) sitesIn(s *kimage.Symbol) int {
-	from := s.Addr
-	if o.file != nil && o.file.Machine == elf.EM_AARCH64 {
-		from -= 8
+// siteOf says how ftrace finds the site of a function: by its address if one
+// is exactly there, else as the only one up to the next symbol
+// (kernel/trace/ftrace.c, ftrace_location). Behind a function, others without a
+// symbol may have sites: weak ones that another definition took the place of.
+// The text is empty if the site is the function's own.
+func (o *image) siteOf(s *kimage.Symbol) string {
+	from, to := s.Addr, s.Addr+max(s.Size, 1)
+	entry := []uint64{s.Addr} // where the table may have the site
+	if o.file.Machine == elf.EM_AARCH64 {
+		// Of kernels with call ops, the table has the slot before the function
+		// (arch/arm64/kernel/ftrace.c, ftrace_call_adjust).
+		from, to = from-ftraceSlot, to-min(ftraceSlot, to-s.Addr-1)
+		entry = []uint64{from, s.Addr, s.Addr + 4}
+	} else if b, ok := o.file.ReadAddr(s.Addr, 4); ok && isPad(o.file.Machine, b) {
+		entry = append(entry, s.Addr+4)
 	}
-	size := s.Size
-	if size == 0 {
-		size = 1
+	i, exact := slices.BinarySearch(o.sites, s.Addr)
+	if exact && o.file.Machine == elf.EM_X86_64 {
+		return ""
 	}
-	i, _ := slices.BinarySearch(o.sites, from)
-	j, _ := slices.BinarySearch(o.sites, s.Addr+size)
-	if o.file != nil && o.file.Machine == elf.EM_AARCH64 && j > i {
-		// The slot of the function behind this one is inside of it.
-		for j > i && o.sites[j-1]+8 == s.Addr+size {
-			j--
-		}
+	i, _ = slices.BinarySearch(o.sites, from)
+	j, _ := slices.BinarySearch(o.sites, to)
+	switch {
+	case j <= i:
+		return "the function has no place where ftrace redirects calls (notrace, assembly or Rust)"
+	case j-i > 1:
+		return fmt.Sprintf("%d ftrace sites lie in the function, and none exactly at its address; the kernel takes any of them", j-i)
+	case !slices.Contains(entry, o.sites[i]):
+		return fmt.Sprintf("the only ftrace site up to the next symbol is at +%#x, where the function does not begin", o.sites[i]-s.Addr)
 	}
-	return max(0, j-i)
+	return ""
 }
+
+const ftraceSlot = 8
 
 // inInit says whether the kernel frees a function after boot.
 func (o *image) inInit(addr uint64) bool {

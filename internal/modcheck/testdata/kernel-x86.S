@@ -32,10 +32,26 @@ k_func helper
 	k_ret
 k_end helper
 k_func crowded			# a second place for ftrace
+	endbr64
 	k_fentry
 	k_fentry
 	k_ret
 k_end crowded
+k_func shadowed			# a function without a symbol follows
+	k_fentry
+	k_ret
+k_end shadowed
+	.p2align 4, 0x90
+	k_orc
+	k_fentry
+	k_ret
+k_func barren			# the same, and none of its own
+	k_ret
+k_end barren
+	.p2align 4, 0x90
+	k_orc
+	k_fentry
+	k_ret
 k_func __fentry__
 	k_ret
 k_end __fentry__
