@@ -22,7 +22,7 @@ type kernelFile struct {
 	final         bool              // linked, so that nobody will make tables any more
 	symbols       map[string]uint64 // image: addresses of the symbols around tables and areas
 	extra         []kernel.Table    // tables that are named after what they hold
-	areas         []area
+	areas         [][]area          // per text
 	relative      map[uint64]uint64 // image: relocated words of tables of absolute addresses
 	sites         []sites           // per text
 	table         bool              // the table of ftrace was found, with entries
@@ -33,7 +33,6 @@ type kernelFile struct {
 
 // area is a part of a text with rules of its own.
 type area struct {
-	text     int
 	from, to int
 	row      *kernel.Area
 }
@@ -139,6 +138,7 @@ func (k *kernelFile) readSymbols(f *elfpatch.File) {
 // readAreas finds the areas in the texts.
 func (fd *Finder) readAreas() {
 	k := fd.kernel
+	k.areas = make([][]area, len(fd.texts))
 	for i := range kernel.Areas {
 		row := &kernel.Areas[i]
 		if row.Machine != elf.EM_NONE && row.Machine != fd.machine || k.module && !row.Modules {
@@ -146,7 +146,7 @@ func (fd *Finder) readAreas() {
 		}
 		for n := range fd.texts {
 			if !k.image && row.Covers(fd.texts[n].name) {
-				k.areas = append(k.areas, area{n, 0, len(fd.texts[n].bytes), row})
+				k.areas[n] = append(k.areas[n], area{0, len(fd.texts[n].bytes), row})
 			}
 		}
 		start, ok := k.symbols[row.Start]
@@ -158,7 +158,7 @@ func (fd *Finder) readAreas() {
 			t := &fd.texts[n]
 			from, to := max(start, t.addr), min(stop, t.addr+uint64(len(t.bytes)))
 			if from < to {
-				k.areas = append(k.areas, area{n, int(from - t.addr), int(to - t.addr), row})
+				k.areas[n] = append(k.areas[n], area{int(from - t.addr), int(to - t.addr), row})
 			}
 		}
 	}
@@ -167,8 +167,8 @@ func (fd *Finder) readAreas() {
 // areaAt returns the most telling area of one of the kinds that an offset of a
 // text lies in, nil without one.
 func (k *kernelFile) areaAt(text, off int, kinds ...kernel.AreaKind) *kernel.Area {
-	for i := range k.areas {
-		if a := &k.areas[i]; a.text == text && a.from <= off && off < a.to && slices.Contains(kinds, a.row.Kind) {
+	for i := range k.areas[text] {
+		if a := &k.areas[text][i]; a.from <= off && off < a.to && slices.Contains(kinds, a.row.Kind) {
 			return a.row
 		}
 	}

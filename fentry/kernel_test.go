@@ -407,6 +407,41 @@ func TestExecutableData(t *testing.T) {
 	}
 }
 
+// Work grows with the file, however its symbols overlap.
+func TestKernelScales(t *testing.T) {
+	cost := func(n int) float64 {
+		k := kernelMaker(t, arm64)
+		k.fn("", strings.Repeat("1f2003d5", n))
+		for i := range n {
+			k.symbol(fmt.Sprintf("f%d", i), 4*i, 4*(n-i)) // each reaches to the end
+		}
+		k.tableAt(0x6000000, "__start_mcount_loc", "__stop_mcount_loc", make([]byte, 8*n))
+		s := k.file.Sections[len(k.file.Sections)-1]
+		for i := range n {
+			binary.LittleEndian.PutUint64(s.Data[8*i:], base+uint64(4*i))
+		}
+		f := k.reread()
+		return testing.AllocsPerRun(1, func() {
+			fd, err := NewFinder(f, Options{Tables: true})
+			if err != nil {
+				t.Fatal(err)
+			}
+			entries := 0
+			for _, fn := range fd.All() {
+				for _, e := range fn.Entries {
+					entries += len(e.At)
+				}
+			}
+			if entries > 3*n {
+				t.Fatalf("%d functions, %d entries in them", n, entries)
+			}
+		})
+	}
+	if small, large := cost(2000), cost(8000); large > 6*small {
+		t.Errorf("%.0f allocations for 2000 functions, %.0f for 8000", small, large)
+	}
+}
+
 // A kernel whose table cannot be found does not call its functions notrace.
 func TestKernelWithoutTable(t *testing.T) {
 	k := kernelMaker(t, x86)

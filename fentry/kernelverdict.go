@@ -113,7 +113,7 @@ func x86TypeHash(b []byte) *uint32 {
 func (fd *Finder) arm64TypeHash(t *text, s *Start) *uint32 {
 	const word = trampoline.Arm64BranchLen
 	off := s.off - word
-	for off >= word && fd.isNops(t, off, off+word) && !t.isData(off, off+word) {
+	for off >= word && s.off-off <= maxPrefix && fd.isNops(t, off, off+word) && !t.isData(off, off+word) {
 		off -= word
 	}
 	if off < 0 || !t.isData(off, off+word) || off > 0 && t.isData(off-1, off) || off+word < s.off && t.isData(off+word, s.off) {
@@ -146,7 +146,8 @@ func (t *text) dropPrefixes() {
 // isPrefixOf says whether s is no function but what stands before one, and
 // notes with that one where its type hash begins.
 func (s *Start) isPrefixOf(next *Start) bool {
-	if next.off-s.off > maxPrefix {
+	const manyNames = 1 << 12 // no compiler gives functions as many
+	if next.off-s.off > maxPrefix || len(s.Names)*len(next.Names) > manyNames {
 		return false
 	}
 	is := false

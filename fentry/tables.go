@@ -371,10 +371,13 @@ func (fd *Finder) eachObject(l *kernel.Layout, s *elfpatch.Section, list []elfpa
 	}
 }
 
-// entriesIn returns what tables name in a function; site is the place before
-// or in it that the table of ftrace names, or -1.
+// entriesIn returns what tables name in a function, up to where the next one
+// begins; site is the place before or in it that the table of ftrace names, or
+// -1.
 func (fd *Finder) entriesIn(s *Start, site int) []Entries {
 	var all []Entries
+	t := &fd.texts[s.text]
+	end := min(s.off+int(s.Size), t.next(s.off))
 	for i := range fd.kernel.tables {
 		d := &fd.kernel.tables[i]
 		list, from := d.at[s.text], s.off
@@ -382,13 +385,13 @@ func (fd *Finder) entriesIn(s *Start, site int) []Entries {
 			from = site
 		}
 		n := sort.SearchInts(list, from)
-		m := n + sort.SearchInts(list[n:], s.off+int(s.Size))
+		m := n + sort.SearchInts(list[n:], end)
 		if n == m || d.Section == unwindTable {
 			continue
 		}
 		e := Entries{Table: d.Section}
 		for _, off := range list[n:m] {
-			e.At = append(e.At, fd.texts[s.text].at(off))
+			e.At = append(e.At, t.at(off))
 		}
 		all = append(all, e)
 	}
