@@ -116,23 +116,10 @@ func (c *comparison) newJudge() *lineJudge {
 		}
 	}
 	for key, l := range j.moves {
-		slices.SortFunc(l, func(a, b lineMove) int { return cmp.Or(cmp.Compare(a.old, b.old), cmp.Compare(a.new, b.new)) })
+		// Of two places that one line seems to have gone to, no order has both.
+		slices.SortFunc(l, func(a, b lineMove) int { return cmp.Or(cmp.Compare(a.old, b.old), cmp.Compare(b.new, a.new)) })
 		l = slices.Compact(l)
-		high := int64(-1) // of the new lines so far
-		from := 0         // those of the old line before have their end here
-		for i := range l {
-			l[i].bad = l[i].new-l[i].old > maxShift || l[i].old-l[i].new > maxShift
-			if i > 0 && l[i].old == l[i-1].old {
-				l[i].bad, l[i-1].bad = true, true
-			}
-			if l[i].new <= high {
-				l[i].bad = true
-				for k := i - 1; k >= from && k >= 0 && l[k].new >= l[i].new; k-- {
-					l[k].bad = true
-				}
-			}
-			high = max(high, l[i].new)
-		}
+		markContradictions(l)
 		j.moves[key] = l
 	}
 	if c.opt.Lines == nil {
@@ -142,6 +129,45 @@ func (c *comparison) newJudge() *lineJudge {
 		}
 	}
 	return j
+}
+
+// markContradictions marks the moves that are not in every longest list of
+// moves that keep the order of lines.
+func markContradictions(l []lineMove) {
+	before := longest(len(l), func(i int) int64 { return l[i].new })
+	after := longest(len(l), func(i int) int64 { return -l[len(l)-1-i].new })
+	most := 0
+	for _, n := range before {
+		most = max(most, n)
+	}
+	count := make([]int, most+1)
+	in := func(i int) bool { return before[i]+after[len(l)-1-i]-1 == most }
+	for i := range l {
+		if in(i) {
+			count[before[i]]++
+		}
+	}
+	for i := range l {
+		by := l[i].new - l[i].old
+		l[i].bad = !in(i) || count[before[i]] > 1 || by > maxShift || by < -maxShift
+	}
+}
+
+// longest tells, for each of n values, how long the longest list of increasing
+// values is that ends with it.
+func longest(n int, value func(int) int64) []int {
+	out := make([]int, n)
+	var ends []int64 // the least end of a list of each length
+	for i := range n {
+		k, _ := slices.BinarySearch(ends, value(i))
+		if k == len(ends) {
+			ends = append(ends, value(i))
+		} else {
+			ends[k] = value(i)
+		}
+		out[i] = k + 1
+	}
+	return out
 }
 
 func (j *lineJudge) add(x *claim) {
