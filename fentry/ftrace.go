@@ -32,7 +32,7 @@ func (fd *Finder) assignSites() error {
 		d.Outside = 0
 		for text, list := range d.at {
 			for _, off := range list {
-				k.table, k.traced = true, true
+				k.traced = true
 				if n := fd.ownerOf(text, off); n < 0 {
 					d.Outside++
 				} else if k.sites[text][n] < 0 {
@@ -180,11 +180,12 @@ func (fd *Finder) describeKernel(t *text, s *Start, f *Func) {
 	}
 }
 
-// callWithoutTable finds the site of a function in an object that has no table
-// yet: objtool makes it when the kernel or module is linked.
+// callWithoutTable finds the site of a function in an object whose table does
+// not name it yet: it is made from the calls when the kernel or module is
+// linked (objtool), or knew only some sections (recordmcount).
 func (fd *Finder) callWithoutTable(t *text, s *Start, f *Func) ftraceSite {
 	off := s.off + int(f.Site-f.Addr)
-	if fd.kernel.table || fd.file.Type != elf.ET_REL || fd.kernel.final || fd.machine != elf.EM_X86_64 || off >= s.off+int(s.Size) {
+	if fd.file.Type != elf.ET_REL || fd.kernel.final || fd.machine != elf.EM_X86_64 || off >= s.off+int(s.Size) {
 		return ftraceSite{}
 	}
 	if kind, ok := fd.x86FentrySite(t, off, s.off+int(s.Size)); ok && t.bytes[off] != 0xff && t.bytes[off] != 0x67 && fd.refersToFentry(t, off+1) {

@@ -25,8 +25,7 @@ type kernelFile struct {
 	areas         [][]area          // per text
 	relative      map[uint64]uint64 // image: relocated words of tables of absolute addresses
 	sites         []sites           // per text
-	table         bool              // the table of ftrace was found, with entries
-	traced        bool              // so it was, or one will be made from the calls in an object
+	traced        bool              // the table of ftrace was found, with entries, or will be made from the calls in an object
 	rust          bool              // an object made by the Rust compiler
 	tables        []tableData
 }

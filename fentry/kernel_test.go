@@ -206,6 +206,23 @@ func TestCallsWithoutTable(t *testing.T) {
 	}
 }
 
+// recordmcount knew only some sections: calls in others count all the same.
+func TestCallsBesideTable(t *testing.T) {
+	k := newMaker(t, x86, elf.ET_REL)
+	k.fn("f", "0f1f440000 c3").fn("g", "0f1f440000 c3").fn("h", "0f1f440000 c3")
+	k.section(".discard.x", 0, nil)
+	k.table(mcountTable, 6)
+	k.relocate(k.text, elfpatch.Rela{Offset: 1, Type: uint32(elf.R_X86_64_NONE), Symbol: k.undefined(fentryName), Addend: -4})
+	got := brief(t, k.file)
+	for name, want := range map[string]string{
+		"f": "patchable fentry-nop +0 ip +0", "g": "patchable fentry-nop +0 ip +0 __mcount_loc:1", "h": "notrace none",
+	} {
+		if got[name] != want {
+			t.Errorf("%s: %s, want %s", name, got[name], want)
+		}
+	}
+}
+
 // kernelMaker makes a linked kernel with one text.
 func kernelMaker(t testing.TB, m elf.Machine) *maker {
 	k := newMaker(t, m, elf.ET_EXEC)
@@ -525,8 +542,12 @@ func TestTableStrides(t *testing.T) {
 
 // Tables of objects are read by their relocations.
 func TestObjectTables(t *testing.T) {
-	ref := func(k *maker, at uint64, off int64) elfpatch.Rela {
-		return elfpatch.Rela{Offset: at, Type: uint32(elf.R_X86_64_PC32), Symbol: 1, Addend: off}
+	ref := func(name string, wide bool, at uint64, off int64) elfpatch.Rela {
+		typ := elf.R_X86_64_PC32
+		if strings.HasPrefix(name, "__jump_table") && (at%16 == 8 || wide) {
+			typ = elf.R_X86_64_PC64
+		}
+		return elfpatch.Rela{Offset: at, Type: uint32(typ), Symbol: 1, Addend: off}
 	}
 	tests := []struct {
 		name string
@@ -541,6 +562,7 @@ func TestObjectTables(t *testing.T) {
 		{".altinstructions", 28, []uint64{0, 4, 14, 18}, Table{Section: ".altinstructions", Entries: 2, Stride: 14, By: byPattern}},
 		{".altinstructions", 84, []uint64{0, 4}, Table{Section: ".altinstructions", Problem: "84 bytes: entries of 14 and of 12 bytes fit"}},
 		{"__ex_table", 24, []uint64{0, 4, 8, 12, 16, 20}, Table{Section: "__ex_table", Entries: 2, Stride: 12, By: byFormat}}, // with handlers
+		{"__jump_table", 48, []uint64{0, 8, 16, 24, 32, 40}, Table{Section: "__jump_table", Entries: 2, Stride: 24, By: byPattern}},
 		{"__jump_table", 32, []uint64{0, 4, 8, 16, 20, 24}, Table{Section: "__jump_table", Entries: 2, Stride: 16, By: byPattern}},
 		{".smp_locks", 12, []uint64{0, 8}, Table{Section: ".smp_locks", Entries: 2, Stride: 4, By: byFormat, Empty: 1}},
 	}
@@ -552,7 +574,7 @@ func TestObjectTables(t *testing.T) {
 			k.section(".discard.x", 0, nil)
 			var list []elfpatch.Rela
 			for _, at := range tt.at {
-				list = append(list, ref(k, at, 2))
+				list = append(list, ref(tt.name, tt.want.Stride == 24, at, 2))
 			}
 			k.relocate(s, list...)
 			fd, err := NewFinder(k.file, Options{})

@@ -328,27 +328,41 @@ func (fd *Finder) decodeObject(row *kernel.Table, d *tableData, s *elfpatch.Sect
 }
 
 // fitsObject says whether the relocations lie where the references of a layout
-// are, the first of each entry where it names code. Entries without any are
-// empty.
+// are, and are of their size: in each entry that has any, the first one where
+// it names code, and all others that it must have.
 func (fd *Finder) fitsObject(l *kernel.Layout, s *elfpatch.Section, list []elfpatch.Rela) bool {
 	code, ok := l.Field(kernel.FieldCode)
 	if !ok || !divides(l, uint64(len(s.Data))) {
 		return false
 	}
-	entry := ^uint64(0)
+	must := 0
+	for _, f := range l.Fields {
+		if f.Kind.IsRef() && !f.Optional {
+			must++
+		}
+	}
+	entry, have := ^uint64(0), must
 	for _, r := range list {
 		if r.Type == 0 {
 			continue // R_*_NONE
 		}
+		off := r.Offset % l.Size
 		if n := r.Offset / l.Size; n != entry {
-			if entry = n; r.Offset%l.Size != uint64(code.Off) {
+			if have < must || off != uint64(code.Off) {
 				return false
 			}
-		} else if !slices.ContainsFunc(l.Fields, func(f kernel.Field) bool { return f.Kind.IsRef() && uint64(f.Off) == r.Offset%l.Size }) {
+			entry, have = n, 0
+		}
+		i := slices.IndexFunc(l.Fields, func(f kernel.Field) bool { return f.Kind.IsRef() && uint64(f.Off) == off })
+		info, known := elfpatch.RelocInfo(fd.machine, r.Type)
+		if i < 0 || !known || info.Size != int(l.Fields[i].Size) {
 			return false
 		}
+		if !l.Fields[i].Optional {
+			have++
+		}
 	}
-	return true
+	return have >= must
 }
 
 // eachObject calls fn with the relocation of each entry's code field.
