@@ -90,6 +90,10 @@ func (s *kernelSet) module(path string) error {
 // directory looks for modules by the names of files, which kbuild gives them:
 // the name of the module, with - or _.
 func (s *kernelSet) directory(dir string, wanted []string) error {
+	dir, err := filepath.EvalSymlinks(dir) // a walk does not enter a link
+	if err != nil {
+		return fmt.Errorf("read %s: %w", dir, bare(err))
+	}
 	return filepath.WalkDir(dir, func(path string, d os.DirEntry, err error) error {
 		if err != nil {
 			return fmt.Errorf("read %s: %w", path, bare(err))

@@ -3,10 +3,10 @@ package modcheck
 import (
 	"bytes"
 	"crypto/sha256"
-	"encoding/hex"
 	"fmt"
 	"slices"
 
+	"livepatch/elfpatch"
 	"livepatch/internal/check"
 	"livepatch/internal/kimage"
 	"livepatch/internal/pack"
@@ -173,25 +173,25 @@ func symbolFact(object, name, pos string) string {
 // oldBodies asks whether the functions are those that the patch was made for.
 func (c *checker) oldBodies(o *manifest.KernelObject) {
 	img := c.target.object(o.Name)
+	if img == nil || img.kernel == nil && img.module == nil {
+		return // said with the identity
+	}
 	for i := range o.Functions {
 		f := &o.Functions[i]
-		body, ok := fileBytes(img, f.Section, f.Address, f.Size)
-		if img == nil || img.kernel == nil && img.module == nil {
-			continue // said with the identity
-		}
-		sum := sha256.Sum256(body)
+		at := func(addr, size uint64) [][]byte { return fileBytes(img, f.Section, addr, size) }
+		bodies := at(f.Address, f.Size)
 		switch {
-		case !ok:
+		case len(bodies) == 0:
 			c.refuse(refusal.WrongTarget, whatFunction, f.Name, "no code at %#x, %#x bytes", f.Address, f.Size)
 			continue
-		case !bytes.Equal(sum[:], f.SHA256):
+		case !slices.ContainsFunc(bodies, func(b []byte) bool { sum := sha256.Sum256(b); return bytes.Equal(sum[:], f.SHA256) }):
 			c.refuse(refusal.NotTheRunningCode, whatFunction, f.Name, "the body at %#x is not the one that the patch was made for", f.Address)
 			continue
 		}
 		c.ok(whatFunction, f.Name, "%d bytes at %#x are the old body", f.Size, f.Address)
-		have, ok := fileBytes(img, f.Section, f.Site.Address, uint64(len(f.Site.Expected)))
-		if !ok || !bytes.Equal(have, f.Site.Expected) {
-			c.refuse(refusal.SiteChanged, whatSite, f.Name, "%s at %#x, expected %s", hex.EncodeToString(have), f.Site.Address, f.Site.Expected)
+		sites := at(f.Site.Address, uint64(len(f.Site.Expected)))
+		if !slices.ContainsFunc(sites, func(b []byte) bool { return bytes.Equal(b, f.Site.Expected) }) {
+			c.refuse(refusal.SiteChanged, whatSite, f.Name, "%x at %#x, expected %s", slices.Concat(sites[:min(1, len(sites))]...), f.Site.Address, f.Site.Expected)
 		} else {
 			c.ok(whatSite, f.Name, "%s at %#x", f.Site.Expected, f.Site.Address)
 		}
@@ -201,19 +201,23 @@ func (c *checker) oldBodies(o *manifest.KernelObject) {
 // maxBody bounds functions and sites.
 const maxBody = 1 << 24
 
-// fileBytes reads the kernel by address, a module by offset in a section.
-func fileBytes(img *image, section string, addr, size uint64) ([]byte, bool) {
-	switch {
-	case img == nil || size > maxBody:
-		return nil, false
-	case img.module != nil:
-		s := img.module.File.Section(section)
-		if s == nil || addr > uint64(len(s.Data)) || size > uint64(len(s.Data))-addr {
-			return nil, false
-		}
-		return s.Data[addr : addr+size], true
-	case img.file != nil:
-		return img.file.ReadAddr(addr, int(size))
+// fileBytes reads the kernel by address, a module by offset in a section: as it
+// is in the file, and as it is laid out to be compared with objects.
+func fileBytes(img *image, section string, addr, size uint64) [][]byte {
+	var list [][]byte
+	if size > maxBody {
+		return nil
 	}
-	return nil, false
+	if img.module == nil {
+		if b, ok := img.file.ReadAddr(addr, int(size)); ok {
+			list = append(list, b)
+		}
+		return list
+	}
+	for _, f := range []*elfpatch.File{img.module.File, img.module.Linked} {
+		if s := f.Section(section); s != nil && addr <= uint64(len(s.Data)) && size <= uint64(len(s.Data))-addr {
+			list = append(list, s.Data[addr:addr+size])
+		}
+	}
+	return list
 }
