@@ -18,6 +18,12 @@ type body struct {
 	from, to uint64 // in the section
 }
 
+// spot is a place in the patched object.
+type spot struct {
+	sec int
+	off uint64
+}
+
 // mostPrefix bounds how far before an entry bytes may belong to it: CALL_PADDING
 // aligns functions to 64 bytes at most (arch/x86/Kconfig, 6.12).
 const mostPrefix = 64
@@ -29,12 +35,15 @@ func (u *kernelCutter) bodiesOf(sec int) []body {
 	}
 	var list []body
 	end := uint64(0)
-	for _, p := range u.s.secs[sec].pieces {
-		if p.kind != function || p.prefix {
+	pieces := u.s.secs[sec].pieces
+	for i, p := range pieces {
+		if p.kind != function || p.prefix || i+1 < len(pieces) && u.isHash(p, pieces[i+1]) {
 			continue
 		}
 		b := body{p: p, from: p.off, to: p.off + p.size}
-		if p.off > end {
+		if i > 0 && u.isHash(pieces[i-1], p) {
+			b.from = pieces[i-1].off
+		} else if p.off > end {
 			b.from = u.prefixStart(p, end)
 		}
 		end = b.to
@@ -60,10 +69,30 @@ func (u *kernelCutter) prefixStart(p *piece, end uint64) uint64 {
 		}
 	}
 	code := u.s.f.Sections[p.sec].Data
-	if end == 0 && p.off <= mostPrefix && len(u.s.secs[p.sec].pieces) > 0 && u.isAlone(p) && (isFiller(u.s.f.Machine, code[:p.off]) || p.off <= 4) {
-		return 0 // arm64: the kCFI hash is 4 bytes
+	if end == 0 && p.off <= mostPrefix && u.isAlone(p) && isFiller(u.s.f.Machine, code[:p.off]) {
+		return 0
 	}
 	return from
+}
+
+// hashSize is the size of the type hash before functions (kCFI on arm64).
+const hashSize = 4
+
+// isHash reports the type hash of kCFI before a function of arm64: a word of
+// data in the code, that has no name.
+func (u *kernelCutter) isHash(q, p *piece) bool {
+	if u.s.f.Machine != elf.EM_AARCH64 || q.sym != 0 || q.kind != function || q.size != hashSize || p.kind != function || p.sym == 0 || q.off+q.size != p.off {
+		return false
+	}
+	if u.marks == nil {
+		u.marks = map[spot]bool{}
+		for i := range u.s.f.Symbols {
+			if sym := &u.s.f.Symbols[i]; strings.HasPrefix(sym.Name, "$d") {
+				u.marks[spot{sym.Section, sym.Value}] = true
+			}
+		}
+	}
+	return u.marks[spot{q.sec, q.off}]
 }
 
 // isAlone reports a function that a section is named after.
