@@ -90,7 +90,7 @@ func (c *comparison) pairFunctionStems() {
 // parts of functions that are twins; then those that belong to none, by name.
 func (c *comparison) pairParts() {
 	c.pairAll(func(s *side, p *piece) string {
-		if p.kind != function || p.sym != 0 {
+		if p.kind != function || p.sym != 0 || p.parent != nil {
 			return ""
 		}
 		return "." + s.f.Sections[p.sec].Name
@@ -99,11 +99,7 @@ func (c *comparison) pairParts() {
 		if a.twin == nil {
 			continue
 		}
-		for i, part := range a.parts {
-			if i < len(a.twin.parts) && part.twin == nil && a.twin.parts[i].twin == nil {
-				c.pair(part, a.twin.parts[i])
-			}
-		}
+		c.pairPartsOf(a)
 	}
 	c.pairAll(func(s *side, p *piece) string {
 		if p.kind != function || p.parent != nil {
@@ -111,6 +107,28 @@ func (c *comparison) pairParts() {
 		}
 		return "." + p.name
 	})
+}
+
+// pairPartsOf pairs the parts of two functions by order, those of each kind for
+// themselves.
+func (c *comparison) pairPartsOf(a *piece) {
+	k := [2]int{}
+	for _, part := range a.parts {
+		if part.twin != nil {
+			continue
+		}
+		n := &k[0]
+		if part.replacement {
+			n = &k[1]
+		}
+		for ; *n < len(a.twin.parts); *n++ {
+			if other := a.twin.parts[*n]; other.twin == nil && other.replacement == part.replacement && other.prefix == part.prefix {
+				c.pair(part, other)
+				*n++
+				break
+			}
+		}
+	}
 }
 
 // pairAll pairs what has no twin by a key.

@@ -123,7 +123,7 @@ func (c *comparison) status(p *piece) Status {
 func (c *comparison) report() {
 	d := c.delta
 	for _, p := range c.patched.pieces {
-		if p.prefix || p.special != nil {
+		if p.prefix || p.replacement || p.special != nil {
 			continue
 		}
 		switch p.kind {
@@ -147,7 +147,7 @@ func (c *comparison) report() {
 	}
 	for _, p := range c.orig.pieces {
 		switch {
-		case p.twin != nil, p.prefix, p.special != nil:
+		case p.twin != nil, p.prefix, p.replacement, p.special != nil:
 		case p.kind == function:
 			d.Funcs = append(d.Funcs, Func{Name: p.name, Status: Removed, Orig: p.sym, OldSize: p.size})
 		case p.kind == variable:

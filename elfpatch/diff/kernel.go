@@ -66,6 +66,77 @@ func (s *side) cutTables() {
 	}
 }
 
+// noteReplacements finds replacements of alternatives that stand in sections of
+// functions: on arm64 they are behind the function (.subsection 1).
+func (s *side) noteReplacements() {
+	for i, sec := range s.f.Sections {
+		if s.secs[i].kind != tableSect {
+			continue
+		}
+		field, ok := s.secs[i].layout.Field(kernel.FieldReplacement)
+		if !ok {
+			continue
+		}
+		for _, r := range s.secs[i].rels {
+			if r.Offset%s.secs[i].layout.Size != uint64(field.Off) || r.Offset >= sec.Size {
+				continue
+			}
+			if to := s.explicit(r, 0); to.sec > 0 && s.secs[to.sec].kind == codeSect && to.add >= 0 {
+				s.secs[to.sec].replaced = append(s.secs[to.sec].replaced, uint64(to.add))
+			}
+		}
+	}
+	for i := range s.secs {
+		slices.Sort(s.secs[i].replaced)
+		s.secs[i].replaced = slices.Compact(s.secs[i].replaced)
+	}
+}
+
+// fillReplacements makes a piece of each replacement between two functions and
+// returns where the last one ends; what is before the first is filled as usual.
+func (s *side) fillReplacements(i int, from, to uint64) uint64 {
+	all := s.secs[i].replaced
+	k, _ := slices.BinarySearch(all, from)
+	for first := true; k < len(all) && all[k] < to; k++ {
+		if at := all[k]; first && from < at && !isFiller(s.f.Machine, s.f.Sections[i].Data[from:at]) {
+			s.add(&piece{sec: i, off: from, size: at - from, kind: function})
+		}
+		first = false
+		from = to
+		if k+1 < len(all) {
+			from = min(to, all[k+1])
+		}
+		s.add(&piece{sec: i, off: all[k], size: from - all[k], kind: function, replacement: true})
+	}
+	return from
+}
+
+// adoptReplacements makes the replacements behind functions parts of the
+// functions that they are for.
+func (s *side) adoptReplacements() {
+	for i := range s.secs {
+		l := s.secs[i].layout
+		if l == nil {
+			continue
+		}
+		field, ok := l.Field(kernel.FieldReplacement)
+		if !ok {
+			continue
+		}
+		for _, e := range s.secs[i].pieces {
+			r := e.fieldRef(field)
+			if r == nil || r.to == nil || !r.to.replacement || r.to.parent != nil || e.about == nil {
+				continue
+			}
+			f := owner(e.about)
+			if f.kind == function && f != r.to && !f.replacement {
+				r.to.parent = f
+				f.parts = append(f.parts, r.to)
+			}
+		}
+	}
+}
+
 // readSupport collects the references of code that only tables lead to. It is
 // read from its start; each stretch of it ends with its last instruction.
 func (s *side) readSupport(i int) {
@@ -227,6 +298,7 @@ func (s *side) attachEntries() {
 			}
 		}
 	}
+	s.adoptReplacements()
 	for _, p := range s.pieces {
 		if len(p.entries) > 1 {
 			slices.SortStableFunc(p.entries, func(a, b *piece) int {

@@ -131,6 +131,15 @@ void b(int x) { asm volatile(ALTERNATIVE("nop", "nop", 0x28)); g = x; }
 void a(int x) { asm volatile(AFTER_OR(ALTERNATIVE("nop", "cld", 0x28), ALTERNATIVE("nop", "std", 0x28))); g = x; }
 void b(int x) { asm volatile(ALTERNATIVE("nop", "std", 0x28)); g = x; }
 `, want: "0 changed a"},
+	{name: "another replacement behind the function", only: "aarch64-linux-gnu-gcc", source: `
+void a(int x) { asm volatile(AFTER_OR(ALTERNATIVE("nop", "isb", 5), ALTERNATIVE("nop", "dsb sy", 5))); g = x; }
+void b(int x) { asm volatile(ALTERNATIVE("nop", "dsb sy", 5)); g = x; }
+`, want: "0 changed a"},
+	{name: "replacements of functions in one section", flags: "-fno-function-sections", only: "aarch64-linux-gnu-gcc", source: `
+void a(int x) { asm volatile(ALTERNATIVE("nop", "dsb sy", 5)); g = x; asm volatile(ALTERNATIVE("nop", "nop", 6)); }
+void b(int x) { asm volatile(AFTER_OR(ALTERNATIVE("nop", "isb", 5), ALTERNATIVE("nop", "dsb sy", 5))); g = x; }
+void c(int x) { asm volatile(ALTERNATIVE("nop", "dsb sy", 5)); g = x; }
+`, want: "0 changed b"},
 	{name: "another replacement that calls", only: "gcc", source: `
 extern void one(void), two(void);
 void a(int x) { asm volatile(AFTER_OR(ALTERNATIVE("", "call two", 0x28), ALTERNATIVE("", "call one", 0x28))); g = x; }

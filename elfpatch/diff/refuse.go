@@ -299,7 +299,7 @@ func (c *comparison) refuseCode() {
 		if b.kind != function || c.status(b) == Same {
 			continue
 		}
-		if b.twin != nil && b.sym == 0 || b.twin != nil && b.twin.sym == 0 {
+		if b.twin != nil && b.parent == nil && (b.sym == 0 || b.twin.sym == 0) {
 			c.refuse(refusal.Unsupported, b.name, "code without a symbol changed")
 		}
 		if b.broken {

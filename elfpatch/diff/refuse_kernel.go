@@ -20,7 +20,7 @@ func (c *comparison) refuseKernel() {
 	}
 	vdso := c.vdsoName()
 	for _, b := range c.patched.pieces {
-		if b.prefix || b.special != nil || b.kind != function && b.kind != variable || c.status(b) == Same || b.sec == 0 ||
+		if b.prefix || b.replacement && b.parent != nil || b.special != nil || b.kind != function && b.kind != variable || c.status(b) == Same || b.sec == 0 ||
 			c.ignored[c.patched.f.Sections[b.sec].Name] {
 			continue
 		}

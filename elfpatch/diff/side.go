@@ -29,14 +29,15 @@ type side struct {
 
 // section is what a side knows about a section of the file.
 type section struct {
-	kind   sectionKind
-	row    *kernel.Section // what the kernel uses it for; nil if nothing of its own
-	layout *kernel.Layout  // of tables
-	rels   []elfpatch.Rela // by offset
-	names  []int           // symbols that stand in it, by value
-	pieces []*piece        // by offset, without overlaps
-	raw    []ref           // references made from here, by offset, not yet in pieces
-	cuts   []uint64        // places that are referred to, for what has no name
+	kind     sectionKind
+	row      *kernel.Section // what the kernel uses it for; nil if nothing of its own
+	layout   *kernel.Layout  // of tables
+	rels     []elfpatch.Rela // by offset
+	names    []int           // symbols that stand in it, by value
+	pieces   []*piece        // by offset, without overlaps
+	replaced []uint64        // kernel: where replacements of alternatives begin that stand behind functions
+	raw      []ref           // references made from here, by offset, not yet in pieces
+	cuts     []uint64        // places that are referred to, for what has no name
 }
 
 type sectionKind uint8
@@ -52,30 +53,31 @@ const (
 
 // piece is a function, a variable, or a constant.
 type piece struct {
-	id        int
-	sec       int // 0: a common symbol
-	off, size uint64
-	kind      pieceKind
-	live      bool // writable: the running copy stays in use
-	tls       bool
-	bss       bool   // no contents but zeros
-	sym       int    // the symbol that names it, 0 if none does
-	syms      []int  // all symbols in it
-	name      string // of sym; else where it is
-	refs      []ref  // by offset
-	twin      *piece // in the other object
-	parent    *piece // the function that this outlined part belongs to
-	parts     []*piece
-	table     bool             // its words are distances from its start
-	special   *kernel.NameRule // kernel: it stands for a place in the code, not for state; the patch brings its own
-	prefix    bool             // kernel: the padding before the function that is its parent
-	entries   []*piece         // kernel: entries of tables about this code, by section and place
-	ignored   bool             // kernel: the author wants its changes ignored
-	site      bool             // kernel: ftrace can redirect it
-	about     *piece           // kernel: the code that this entry is about
-	broken    bool             // code: not all bytes are instructions
-	index     []insn
-	judged    *pairing // of the piece and its twin, in the original object
+	id          int
+	sec         int // 0: a common symbol
+	off, size   uint64
+	kind        pieceKind
+	live        bool // writable: the running copy stays in use
+	tls         bool
+	bss         bool   // no contents but zeros
+	sym         int    // the symbol that names it, 0 if none does
+	syms        []int  // all symbols in it
+	name        string // of sym; else where it is
+	refs        []ref  // by offset
+	twin        *piece // in the other object
+	parent      *piece // the function that this outlined part belongs to
+	parts       []*piece
+	table       bool             // its words are distances from its start
+	special     *kernel.NameRule // kernel: it stands for a place in the code, not for state; the patch brings its own
+	replacement bool             // kernel: of an alternative, behind a function
+	prefix      bool             // kernel: the padding before the function that is its parent
+	entries     []*piece         // kernel: entries of tables about this code, by section and place
+	ignored     bool             // kernel: the author wants its changes ignored
+	site        bool             // kernel: ftrace can redirect it
+	about       *piece           // kernel: the code that this entry is about
+	broken      bool             // code: not all bytes are instructions
+	index       []insn
+	judged      *pairing // of the piece and its twin, in the original object
 }
 
 type pieceKind uint8
@@ -130,6 +132,7 @@ func newSide(f *elfpatch.File, name string, rules bool) (*side, error) {
 	s.sortNames()
 	// From here on each section has its names in order.
 	s.cutTables()
+	s.noteReplacements()
 	for i := range s.secs {
 		if s.secs[i].kind == codeSect {
 			s.cutCode(i)
@@ -330,6 +333,9 @@ func (s *side) nextName(i, k int) uint64 {
 }
 
 func (s *side) fillGap(i int, from, to uint64) {
+	if len(s.secs[i].replaced) > 0 {
+		from = s.fillReplacements(i, from, to)
+	}
 	if from < to && !isFiller(s.f.Machine, s.f.Sections[i].Data[from:to]) {
 		s.add(&piece{sec: i, off: from, size: to - from, kind: function})
 	}
