@@ -9,7 +9,11 @@ import (
 	"strings"
 	"testing"
 
+	"github.com/google/go-cmp/cmp"
+
+	"livepatch/elfpatch"
 	"livepatch/fentry"
+	"livepatch/internal/image"
 	"livepatch/internal/testkit/vm"
 )
 
@@ -52,6 +56,37 @@ func TestSitesOfStrippedKernel(t *testing.T) {
 		if other.Section != table.Section || other.Entries != table.Entries || other.Stride != table.Stride {
 			t.Errorf("%+v in the stripped image, %+v in the other", other, table)
 		}
+	}
+}
+
+// A module that was laid out as if it were loaded has the sites of its file.
+func TestSitesOfLinkedModule(t *testing.T) {
+	k, err := vm.Open(vm.Script(t, "kernel", "--cached", "6.12"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	m, err := image.OpenModule(moduleFile(t, k, "xfs"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer m.Close()
+	said := func(f *elfpatch.File) map[string]int {
+		list, err := fentry.Find(f, fentry.Options{Tables: true})
+		if err != nil {
+			t.Fatal(err)
+		}
+		by := map[string]int{}
+		for _, fn := range list {
+			s := fmt.Sprintf("%s %s %d %s %s +%d", fn.Section, fn.Name, fn.Size, fn.Kind, fn.Verdict, fn.Site-fn.Addr)
+			for _, e := range fn.Entries {
+				s += fmt.Sprintf(" %s %d", e.Table, len(e.At))
+			}
+			by[s]++
+		}
+		return by
+	}
+	if d := cmp.Diff(said(m.File), said(m.Linked)); d != "" {
+		t.Errorf("as it is, and laid out (-file +linked):\n%s", d)
 	}
 }
 
