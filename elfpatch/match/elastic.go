@@ -35,6 +35,17 @@ type lead struct {
 // have, per 16 bytes of it.
 const maxStretch = 16
 
+// stretches reports whether the function may have another length in the image:
+// nothing else of the object may be in its section, for sections move as a whole.
+func (f *function) stretches(o *object) bool {
+	for _, i := range o.inSection(f.sec.Index) {
+		if s := o.f.Symbols[i]; s.Value != f.off && s.Type != elf.STT_NOTYPE {
+			return false
+		}
+	}
+	return true
+}
+
 // elastic compares the window; new may be longer or shorter than old. It returns
 // how many bytes of new the function has.
 func (w *window) elastic() (refs []ref, size int, m *miss) {
@@ -106,10 +117,22 @@ func (e *elastic) step(p pair) bool {
 // is one of the forms that are let through.
 func (e *elastic) site(p pair) (fits, ok bool) {
 	for _, s := range e.w.sites {
-		if int(s.off) != p.i || s.table != jumpTable {
+		if int(s.off) != p.i {
 			continue
 		}
 		old, cur := e.w.old[p.i:p.i+p.a.Len], e.w.new[p.j:p.j+p.b.Len]
+		if s.table == mcountTable {
+			if p.a.Len != jmpNear || p.b.Len != jmpNear {
+				continue
+			}
+			w := *e.w
+			w.old, w.new, w.addr = old, cur, w.addr+uint64(p.j)
+			w.rels = w.rels[p.rel : p.rel+p.n]
+			if w.isFentry(w.rels) {
+				return true, true
+			}
+			continue
+		}
 		if isNop(cur) && (isNop(old) || jumpLen(old) == p.a.Len) {
 			return true, true
 		}

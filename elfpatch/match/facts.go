@@ -73,6 +73,9 @@ func (o *object) symbolName(i int) string {
 // names returns the names that are looked up in the target's symbol tables.
 func (o *object) names() map[string]bool {
 	out := make(map[string]bool, len(o.f.Symbols))
+	if len(o.sites) > 0 {
+		out[fentryName] = true // which the object need not name
+	}
 	for i := range o.f.Symbols {
 		if n := o.plainName(i); n != "" {
 			out[n] = true

@@ -95,7 +95,7 @@ func (img *image) findAreas() error {
 	f := img.f
 	if img.kernel && len(f.Sections) > 1 {
 		for _, s := range f.Sections {
-			if s.Flags&elf.SHF_ALLOC == 0 || s.Size == 0 {
+			if s.Flags&elf.SHF_ALLOC == 0 { // empty ones count: symbols stand in them
 				continue
 			}
 			exec := s.Flags&elf.SHF_EXECINSTR != 0

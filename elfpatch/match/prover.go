@@ -263,7 +263,7 @@ func (p *prover) window(f *function, addr uint64, code []byte) window {
 // tryElastic compares a function of a kernel with jumps of other lengths. Only
 // names lead here: an elastic search would find too much.
 func (p *prover) tryElastic(f *function, addr uint64) bool {
-	if !p.img.kernel || p.obj.f.Machine != elf.EM_X86_64 {
+	if !p.img.kernel || p.obj.f.Machine != elf.EM_X86_64 || !f.stretches(p.obj) {
 		return false
 	}
 	code, ok := p.img.textAtMost(addr, 2*len(f.code)+maxStretch)

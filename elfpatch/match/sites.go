@@ -176,16 +176,25 @@ func (w *window) fentrySite(off, i int) *span {
 	if off+jmpNear > len(w.old) || off+jmpNear > len(w.new) {
 		return nil
 	}
-	old, cur := w.old[off:off+jmpNear], w.new[off:off+jmpNear]
 	n := w.relsIn(i, off, off+jmpNear)
-	sp := &span{lo: off, hi: off + jmpNear, n: n}
-	switch {
-	case old[0] == opCall && isNop(cur) && n == 1 && w.obj.symbolName(int(w.rels[i].Symbol)) == fentryName:
-		return sp
-	case isNop(old) && cur[0] == opCall && n == 0 && w.img.isNamed(jumpTo(cur, w.addr+uint64(off)), fentryName):
-		return sp
+	at := *w
+	at.old, at.new, at.addr = w.old[off:off+jmpNear], w.new[off:off+jmpNear], w.addr+uint64(off)
+	if !at.isFentry(w.rels[i : i+n]) {
+		return nil
 	}
-	return nil
+	return &span{lo: off, hi: off + jmpNear, n: n}
+}
+
+// isFentry reports a window on one instruction, with its relocations, that calls
+// __fentry__ in one of the files and is a no-op in the other.
+func (w *window) isFentry(rels []elfpatch.Rela) bool {
+	switch {
+	case w.old[0] == opCall && isNop(w.new):
+		return len(rels) == 1 && w.obj.symbolName(int(rels[0].Symbol)) == fentryName
+	case isNop(w.old) && w.new[0] == opCall:
+		return len(rels) == 0 && w.img.isNamed(jumpTo(w.new, w.addr), fentryName)
+	}
+	return false
 }
 
 // armSite is a branch in one of the files and a no-op in the other.
