@@ -231,6 +231,28 @@ func TestKernelCutVectors(t *testing.T) {
 	}
 }
 
+// The other way round, and against themselves, objects do no harm.
+func TestKernelCutReversed(t *testing.T) {
+	for _, tc := range kernelCases(t) {
+		a, b := tc.files(t)
+		for _, pair := range [][2]*elfpatch.File{{b, a}, {a, a}, {b, b}} {
+			d, err := Compare(pair[0], pair[1], Options{Name: "o", Kernel: true})
+			if err != nil {
+				continue
+			}
+			cut, err := d.CutFor(CutOptions{})
+			if err != nil {
+				t.Logf("%s: %v", tc.name, err)
+				continue
+			}
+			wellFormedKernel(t, cut)
+			if pair[0] == pair[1] && (len(cut.Funcs) > 0 || len(cut.Kernel.Callbacks) == 0 && len(cut.Object.Sections) > 1) {
+				t.Errorf("%s: the cut of nothing has %d functions and %d sections", tc.name, len(cut.Funcs), len(cut.Object.Sections))
+			}
+		}
+	}
+}
+
 func cutKernel(t testing.TB, a, b *elfpatch.File, opt CutOptions) *Cut {
 	t.Helper()
 	d, err := Compare(a, b, Options{Name: "o", Kernel: true})
