@@ -411,6 +411,27 @@ func TestHypText(t *testing.T) {
 	}
 }
 
+// What is built in never exits: its exit code is discarded with .init.text.
+func TestExitText(t *testing.T) {
+	k := kernelMaker(t, x86)
+	k.fn("f", "0f1f440000 c3")
+	k.text.Name = ".exit.text"
+	for name, v := range map[string]uint64{"__init_begin": base, "__init_end": base + 6} {
+		k.file.AddSymbol(elfpatch.Symbol{Name: name, Bind: elf.STB_GLOBAL, Section: k.text.Index, Value: v})
+	}
+	if got, want := brief(t, k.reread())["f"], "init-text none"; got != want {
+		t.Errorf("kernel: %s, want %s", got, want)
+	}
+	k = newMaker(t, x86, elf.ET_REL)
+	k.fn("f", "0f1f440000 c3")
+	k.text.Name = ".exit.text"
+	k.section(thisModule, elf.SHF_ALLOC, make([]byte, 64))
+	k.table(mcountTable, 0)
+	if got, want := brief(t, k.file)["f"], "patchable fentry-nop +0 ip +0 __mcount_loc:1"; got != want {
+		t.Errorf("module: %s, want %s", got, want)
+	}
+}
+
 // Data that a kernel marks executable is no text.
 func TestExecutableData(t *testing.T) {
 	k := kernelMaker(t, x86)

@@ -23,6 +23,8 @@ func (fd *Finder) judgeKernel(t *text, s *Start, f *Func, site ftraceSite) {
 	area := k.areaAt(s.text, s.off, kernel.AreaInit)
 	hyp := k.areaAt(s.text, s.off, kernel.AreaHyp)
 	switch {
+	case area != nil && strings.HasPrefix(t.name, ".exit"):
+		f.Verdict, f.Reason = InitText, "exit code of something built in: its memory is given back with that of initialisation"
 	case area != nil:
 		f.Verdict, f.Reason = InitText, "initialisation code: its memory is given back once it has run"
 	case t.isData(s.off, s.off+1):
