@@ -65,7 +65,7 @@ func TestSitesOfLinkedModule(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	m, err := image.OpenModule(moduleFile(t, k, "xfs"))
+	m, err := image.OpenModule(kernelModule(t, k, "xfs"))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -124,13 +124,13 @@ func TestSitesOfBootedKernels(t *testing.T) {
 				t.Errorf("%d modules loaded", len(said))
 			}
 			for module, lines := range said {
-				compareTraced(t, module, sitesJSON(t, moduleFile(t, k, module)).Images[0], lines)
+				compareTraced(t, module, sitesJSON(t, kernelModule(t, k, module)).Images[0], lines)
 			}
 		})
 	}
 }
 
-func moduleFile(t *testing.T, k *vm.Kernel, name string) string {
+func kernelModule(t *testing.T, k *vm.Kernel, name string) string {
 	t.Helper()
 	var all []string
 	for dir, depth := k.Path("modules/kernel"), 0; depth < 7; depth++ {
