@@ -67,6 +67,10 @@ func comparable(orig, patched *elfpatch.File, opt Options) error {
 	if orig.Machine != patched.Machine {
 		return refusal.List{refusal.New(refusal.ObjectsUnrelated, opt.Name, "one object is for %v, the other for %v", orig.Machine, patched.Machine)}
 	}
+	if opt.Kernel && (orig.OSABI != patched.OSABI || orig.ABIVersion != patched.ABIVersion || orig.Flags != patched.Flags) {
+		return refusal.List{refusal.New(refusal.ObjectsUnrelated, opt.Name, "the ELF headers differ: OS ABI %d.%d and %d.%d, flags %#x and %#x",
+			orig.OSABI, orig.ABIVersion, patched.OSABI, patched.ABIVersion, orig.Flags, patched.Flags)}
+	}
 	return nil
 }
 

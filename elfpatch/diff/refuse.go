@@ -71,7 +71,7 @@ func (c *comparison) refuseData() {
 	for _, b := range c.patched.pieces {
 		a := b.twin
 		switch {
-		case b.kind == function:
+		case b.kind == function, b.special != nil, b.ignored:
 		case a == nil:
 			if b.tls && b.kind == variable {
 				c.refuse(refusal.TLSNew, b.name, "it is a new thread-local variable; running threads have no room for it")

@@ -2,6 +2,7 @@ package diff
 
 import (
 	"bytes"
+	"debug/elf"
 
 	"livepatch/elfpatch/kernel"
 	"livepatch/internal/refusal"
@@ -16,6 +17,9 @@ func (c *comparison) readRequests() {
 	s := c.patched
 	for i, sec := range s.f.Sections {
 		kind := kernel.RequestOf(sec.Name)
+		if row := s.secs[i].row; kind == 0 && row != nil && row.Use == kernel.Request && sec.Type != elf.SHT_RELA && c.orig.f.Section(sec.Name) == nil {
+			c.refuse(refusal.Unsupported, sec.Name, "the source asks for something by a macro that livepatch does not know")
+		}
 		if kind != kernel.IgnoreFunction && kind != kernel.IgnoreSection && kind != kernel.ForceUnsafe {
 			continue
 		}
