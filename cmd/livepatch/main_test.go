@@ -16,7 +16,7 @@ func TestMain(m *testing.M) {
 
 // TestScripts runs the stories in testdata/script. UPDATE_GOLDEN=1 rewrites
 // their expected output. $BIN is the directory of objects and programs, $SAMPLE is the directory of the sample package and
-// its program, $TREE the root of the source tree.
+// its program, $MODULES that of livepatch modules, $TREE the root of the source tree.
 func TestScripts(t *testing.T) {
 	tree, err := filepath.Abs("../..")
 	if err != nil {
@@ -29,6 +29,7 @@ func TestScripts(t *testing.T) {
 			env.Values[programsKey] = programs{}
 			env.Setenv("TREE", tree)
 			env.Setenv("BIN", filepath.Join(tree, "testdata/binaries/x86_64-gcc"))
+			env.Setenv("MODULES", filepath.Join(tree, "internal/modcheck/testdata"))
 			env.Setenv("SAMPLE", filepath.Join(tree, "internal/check/testdata"))
 			return nil
 		},

@@ -119,6 +119,14 @@ func (c *checker) refusals(what string) int {
 	return n
 }
 
+// count is a number of things, in words.
+func count(n int, thing string) string {
+	if n == 1 {
+		return "1 " + thing
+	}
+	return fmt.Sprintf("%d %ss", n, thing)
+}
+
 // summarize says how many refusals were left out.
 func (c *checker) summarize() {
 	for i := 0; i < len(c.report.Results); i++ {

@@ -59,7 +59,7 @@ func (c *checker) checkEntries() {
 		check(at, "its address is taken in "+c.taken[at])
 	}
 	if c.refusals(whatEntry) == before {
-		c.ok(whatEntry, "", "%d functions that are reached through pointers begin with %s", n, padName(c.f.Machine))
+		c.ok(whatEntry, "", "%s reached through pointers, with %s", count(n, "function"), padName(c.f.Machine))
 	}
 }
 

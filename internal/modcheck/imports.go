@@ -32,7 +32,7 @@ func (c *checker) checkImports() {
 		if c.target.noKsym != "" {
 			why = c.target.noKsym
 		}
-		c.later(whatImport, "", "%d symbols: %s", len(list), why)
+		c.later(whatImport, "", "%s: %s", count(len(list), "symbol"), why)
 		return
 	}
 	if c.target.traits.versioned {
@@ -42,7 +42,7 @@ func (c *checker) checkImports() {
 		c.checkImport(im, versions)
 	}
 	if c.refusals(whatImport) == before {
-		c.ok(whatImport, "", "%d symbols", len(list))
+		c.ok(whatImport, "", "%s", count(len(list), "symbol"))
 	}
 }
 

@@ -49,7 +49,7 @@ func (c *checker) checkSymbols() {
 		}
 	}
 	if c.refusals(whatRelocation)+c.refusals(whatSymbol) == before {
-		c.ok(whatSymbol, "", "%d livepatch symbols, %d sections of livepatch relocations", len(used), sections)
+		c.ok(whatSymbol, "", "%s, %s of livepatch relocations", count(len(used), "livepatch symbol"), count(sections, "section"))
 	}
 }
 

@@ -80,7 +80,7 @@ func (c *checker) identify(k *manifest.Kernel, set Set) bool {
 			c.refuse(refusal.WrongTarget, whatIdentity, o.Name, "the module has srcversion %s, the patch is for %s", m.Srcversion, o.Srcversion)
 			same = false
 		default:
-			c.ok(whatIdentity, o.Name, "build-id %s", o.BuildID)
+			c.ok(whatIdentity, o.Name, "build-id %x, srcversion %s", m.BuildID, m.Srcversion)
 		}
 	}
 	return same

@@ -76,7 +76,7 @@ func (c *checker) checkPatch() {
 		c.checkObject(o)
 	}
 	if c.refusals(whatPatch) == before {
-		c.ok(whatPatch, "", "%d functions of %d objects (%s)", n, len(c.patch.objects), c.patch.flavour)
+		c.ok(whatPatch, "", "%s of %s (%s)", count(n, "function"), count(len(c.patch.objects), "object"), c.patch.flavour)
 	}
 }
 

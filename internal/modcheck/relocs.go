@@ -48,7 +48,7 @@ func (c *checker) checkRelocations() {
 		c.checkOverlaps(s)
 	}
 	if c.refusals(whatRelocation) == before {
-		c.ok(whatRelocation, "", "%d relocations of loaded sections", n)
+		c.ok(whatRelocation, "", "%s of loaded sections", count(n, "relocation"))
 	}
 }
 

@@ -3,6 +3,7 @@ package modcheck
 import (
 	"bytes"
 	"debug/elf"
+	"fmt"
 
 	"livepatch/elfpatch"
 	"livepatch/elfpatch/kernel"
@@ -62,8 +63,15 @@ func (c *checker) checkTable(s *elfpatch.Section, row *kernel.Section) {
 		c.checkRow(s, l, off)
 	}
 	if c.refusals(whatTable) == before {
-		c.ok(whatTable, s.Name, "%d entries of %d bytes", l.Count(s.Size), l.Size)
+		c.ok(whatTable, s.Name, "%s of %d bytes", entries(l.Count(s.Size)), l.Size)
 	}
+}
+
+func entries(n int) string {
+	if n == 1 {
+		return "1 entry"
+	}
+	return fmt.Sprintf("%d entries", n)
 }
 
 // checkRow checks one entry; that it has its relocations is known.

@@ -51,7 +51,7 @@ func (c *checker) checkUnwind() {
 	}
 	n := c.checkOrc(ip, orc)
 	if c.refusals(whatUnwind) == before {
-		c.ok(whatUnwind, "", "ORC entries cover %d functions", n)
+		c.ok(whatUnwind, "", "ORC entries cover %s", count(n, "function"))
 	}
 }
 
