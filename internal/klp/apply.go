@@ -28,10 +28,9 @@ func (l *loader) verify(pkg *pack.Package) (*kstate.Verdict, *kstate.Facts, erro
 	if k == nil {
 		return nil, nil, fmt.Errorf("%s patches programs, not the kernel", pkg.Manifest.Name)
 	}
-	l.opt.progress("reading the state of the kernel")
-	facts, err := kstate.Read(l.Files())
+	facts, err := l.read()
 	if err != nil {
-		return nil, nil, fmt.Errorf("read the state of the kernel: %w", err)
+		return nil, nil, err
 	}
 	v := kstate.Judge(kstate.Plan{Name: pkg.Manifest.Name, Kernel: k}, pkg.Members[k.Payload.Member], facts)
 	if !v.Foreign {

@@ -30,7 +30,8 @@ type fake struct {
 	stuck  map[bool]bool // directions in which transitions never end
 	fail   error         // of Load
 	held   bool          // modules cannot be unloaded
-	done   []string      // what was written, loaded and unloaded, in order
+	links  []kstate.BPFLink
+	done   []string // what was written, loaded and unloaded, in order
 	onLook func(f *fake)
 }
 
@@ -164,6 +165,8 @@ func (f *fake) Log() func() []kstate.Record {
 		}
 	}
 }
+
+func (f *fake) BPF() ([]kstate.BPFLink, error) { return f.links, nil }
 
 func (f *fake) ErrorName(err error) string { return err.Error() }
 
@@ -456,6 +459,20 @@ func TestUnit(t *testing.T) {
 	}
 	if _, err := Unit("/x", "/y", &manifest.Manifest{}); err == nil {
 		t.Error("a package for programs is accepted")
+	}
+}
+
+func TestFactsHaveBPF(t *testing.T) {
+	f := newFake()
+	f.links = []kstate.BPFLink{{ID: 3, Kind: kstate.BPFModifyReturn, Function: "f", Program: "block"}}
+	facts, err := f.loader(Options{}).read()
+	if err != nil || facts.BPF != nil {
+		t.Errorf("asked without need: %+v, %v", facts.BPF, err)
+	}
+	f.put("sys/kernel/tracing/enabled_functions", "f (1)     D\n\tdirect-->bpf_trampoline_1+0x0/0x1\n")
+	res, err := f.loader(Options{}).apply(t.Context(), fixPackage())
+	if err != nil || len(res.Warnings) != 1 || !strings.HasPrefix(res.Warnings[0], `vmlinux: f: BPF program "block" (fmod_ret, link 3): can end the call`) {
+		t.Errorf("%+v, %v", res, err)
 	}
 }
 

@@ -99,10 +99,9 @@ func order(p kstate.Patch) int {
 }
 
 func (l *loader) facts() (*kstate.Facts, error) {
-	l.opt.progress("reading the state of the kernel")
-	facts, err := kstate.Read(l.Files())
+	facts, err := l.read()
 	if err != nil {
-		return nil, fmt.Errorf("read the state of the kernel: %w", err)
+		return nil, err
 	}
 	var list refusal.List
 	if !facts.Livepatch {

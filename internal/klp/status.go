@@ -51,7 +51,26 @@ func Facts() (*kstate.Facts, error) {
 	if err != nil {
 		return nil, err
 	}
-	return kstate.Read(l.Files())
+	return l.read()
+}
+
+// read collects the facts of the system, those from outside its files included.
+func (l *loader) read() (*kstate.Facts, error) {
+	l.opt.progress("reading the state of the kernel")
+	facts, err := kstate.Read(l.Files())
+	if err != nil {
+		return nil, fmt.Errorf("read the state of the kernel: %w", err)
+	}
+	for i := range facts.Traced {
+		if facts.Traced[i].Direct == "" {
+			continue
+		}
+		if facts.BPF, err = l.BPF(); err != nil {
+			facts.Unknown = append(facts.Unknown, kstate.Unknown{What: "the kinds of BPF programs", Why: err.Error()})
+		}
+		break
+	}
+	return facts, nil
 }
 
 // ReadStatus reports the livepatches of the running kernel. It changes nothing.
@@ -64,9 +83,9 @@ func ReadStatus() (*Report, error) {
 }
 
 func (l *loader) status() (*Report, error) {
-	facts, err := kstate.Read(l.Files())
+	facts, err := l.read()
 	if err != nil {
-		return nil, fmt.Errorf("read the state of the kernel: %w", err)
+		return nil, err
 	}
 	r := &Report{Release: facts.Release, BuildID: facts.BuildID, Livepatch: facts.Livepatch, Patches: []Status{}}
 	for i := range facts.Patches {

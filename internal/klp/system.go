@@ -19,6 +19,8 @@ type system interface {
 	// Log returns a reader of the kernel's log from now on: each call returns
 	// what was added since the last one. nil if the log may not be read.
 	Log() func() []kstate.Record
+	// BPF lists the BPF programs that are attached to functions.
+	BPF() ([]kstate.BPFLink, error)
 	// ErrorName is the name of a system call's error, such as "EBUSY".
 	ErrorName(err error) string
 }

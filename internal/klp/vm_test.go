@@ -144,11 +144,11 @@ func manifestOf(p patch, module []byte) *manifest.Manifest {
 	}
 }
 
-// program builds livepatch as it runs in a machine that has nothing else.
-func program(t *testing.T) string {
+// program builds a program as it runs in a machine that has nothing else.
+func program(t *testing.T, pkg string) string {
 	t.Helper()
-	out := filepath.Join(t.TempDir(), "livepatch")
-	cmd := exec.Command("go", "build", "-o", out, "livepatch/cmd/livepatch")
+	out := filepath.Join(t.TempDir(), "program")
+	cmd := exec.Command("go", "build", "-o", out, pkg)
 	cmd.Env = append(os.Environ(), "CGO_ENABLED=0", "GOOS=linux", "GOARCH=amd64")
 	if b, err := cmd.CombinedOutput(); err != nil {
 		t.Fatalf("go build: %v\n%s", err, b)
@@ -163,14 +163,11 @@ type want struct {
 	output []string // regular expressions, for lines of output; "!x": none matches
 }
 
-// progress is what goes to terminals only: colours, and lines that are
-// overwritten.
-var progress = regexp.MustCompile("\r?\x1b\\[K(\x1b\\[2m[^\x1b]*)?|\x1b\\[[0-9;]*m|\r")
-
 func run(t *testing.T, c vm.Config, wants []want) *vm.Result {
 	t.Helper()
 	for i, w := range wants {
-		c.Steps = append(c.Steps, vm.Step{Name: fmt.Sprint(i), Script: w.script})
+		// The console is a terminal, on which progress is shown; a file is none.
+		c.Steps = append(c.Steps, vm.Step{Name: fmt.Sprint(i), Script: "(\n" + w.script + "\n) >/tmp/out 2>&1; e=$?; cat /tmp/out; exit $e"})
 	}
 	r, err := vm.Run(t.Context(), c)
 	if err != nil {
@@ -178,7 +175,6 @@ func run(t *testing.T, c vm.Config, wants []want) *vm.Result {
 	}
 	for i, s := range r.Steps {
 		w := wants[i]
-		s.Output = progress.ReplaceAllString(s.Output, "")
 		bad := s.Exit != w.exit
 		for _, o := range w.output {
 			o, none := strings.CutPrefix(o, "!")
@@ -213,8 +209,10 @@ func testKernel(t *testing.T, k *kernelUnderTest) {
 	pkg := func(p patch, change func(*manifest.Kernel)) vm.File {
 		return file(strings.TrimPrefix(p.name, "lp_")+".lpatch", k.packageOf(t, p, change))
 	}
-	c := vm.Config{Kernel: k.Kernel, Modules: []string{"xfs"}, Timeout: 5 * time.Minute, Files: []vm.File{
-		{Name: "/bin/livepatch", From: program(t)},
+	c := vm.Config{Kernel: k.Kernel, Modules: []string{"xfs"}, Timeout: 10 * time.Minute, Files: []vm.File{
+		{Name: "/bin/livepatch", From: program(t, "livepatch/cmd/livepatch")},
+		{Name: "/bin/bpf", From: program(t, "livepatch/internal/klp/testdata/bpf")},
+		pkg(patch{name: "lp_statfs", function: "security_sb_statfs", sleep: 1}, nil),
 		pkg(patch{name: "lp_one", function: "cmdline_proc_show", text: "number one"}, nil),
 		pkg(patch{name: "lp_two", function: "version_proc_show", text: "number two"}, nil),
 		pkg(patch{name: "lp_over", function: "cmdline_proc_show", text: "over"}, nil),
@@ -229,7 +227,7 @@ func testKernel(t *testing.T, k *kernelUnderTest) {
 		}),
 		file("probe.ko", k.compile(t, patch{name: "probe", function: "cmdline_proc_show", probe: true})),
 	}}
-	steps := slices.Concat(lifeSteps(release), refusedSteps(release), busySteps(), conflictSteps(), forceSteps())
+	steps := slices.Concat(lifeSteps(release), refusedSteps(release), busySteps(), conflictSteps(), bpfSteps(), forceSteps())
 	run(t, c, steps)
 }
 
@@ -315,6 +313,20 @@ func conflictSteps() []want {
 	}
 }
 
+// bpfSteps attach BPF programs to the function: one that watches, and one that
+// wins over the patch.
+func bpfSteps() []want {
+	const attach = "%s security_sb_statfs %d >/tmp/bpf & p=$!; until grep -q attached /tmp/bpf; do sleep 0.1; done; "
+	return []want{
+		{"stat -f / | grep -c Namelen", 0, []string{`^1$`}},
+		{"bpf " + fmt.Sprintf(attach, "fentry", 0) + "livepatch conflicts statfs.lpatch --kernel && livepatch apply statfs.lpatch --kernel && stat -f /; kill $p", 0, []string{
+			`^vmlinux: security_sb_statfs +none +BPF program "test_program" \(fentry, link \d+\): watches the function`, `^no conflicts$`, `^livepatch: patched 1 function`, `Input/output error$`}},
+		{"bpf " + fmt.Sprintf(attach, "fmod_ret", -13) + "cat /sys/kernel/tracing/enabled_functions; livepatch conflicts statfs.lpatch --kernel; stat -f /; livepatch revert lp_statfs --kernel; livepatch apply statfs.lpatch --kernel; livepatch revert lp_statfs --kernel; kill $p", 0, []string{
+			`may be: defeats +BPF program "test_program" \(fmod_ret, link \d+\): can end the call`, `^livepatch: 1 conflict$`, `Permission denied$`,
+			`^livepatch: warning: vmlinux: security_sb_statfs: BPF program "test_program" \(fmod_ret, link \d+\): can end`}},
+	}
+}
+
 // forceSteps come last: the kernel keeps what was forced out until it is booted.
 func forceSteps() []want {
 	return []want{
@@ -338,7 +350,7 @@ func TestSignatureEnforced(t *testing.T) {
 		t.Fatal(err)
 	}
 	c := vm.Config{Kernel: k.Kernel, Append: "module.sig_enforce=1", Files: []vm.File{
-		{Name: "/bin/livepatch", From: program(t)}, {Name: "/root/one.lpatch", Data: pkg}, {Name: "/root/signed.lpatch", Data: bad},
+		{Name: "/bin/livepatch", From: program(t, "livepatch/cmd/livepatch")}, {Name: "/root/one.lpatch", Data: pkg}, {Name: "/root/signed.lpatch", Data: bad},
 	}}
 	run(t, c, []want{
 		{"livepatch apply one.lpatch --kernel", 3, []string{`^kernel: module\.sig_enforce is on and the module is not signed \[module-signature\]$`, `^livepatch: nothing was changed$`}},

@@ -200,6 +200,7 @@ func (c *claim) direct(t *Traced) {
 	case c.facts.Release != "" && older(c.facts.Release, 6, 0):
 		// Sharing between direct calls and livepatches came with 6.0.
 		c.add(KindBPF, Blocks, who, "kernels before 6.0 do not let BPF and a livepatch share a function; loading fails with EBUSY")
+	case c.programs():
 	case c.overridable():
 		c.add(KindBPF, Defeats, who, "if one of its programs is of the kinds fmod_ret or lsm, it can end the call before the patch is reached, "+
 			"and nothing reports that; bpftool link shows the kinds").Certain = false
@@ -223,7 +224,12 @@ func (c *claim) tracers(t *Traced) {
 			who = append(who, o)
 		}
 	}
-	if len(who) > 0 {
+	switch {
+	case len(who) == 0:
+	case c.facts.Injectable[c.function.Name]:
+		c.add(KindTracer, Defeats, strings.Join(who, ", "), "if a BPF program is attached through it that overrides the return value, "+
+			"it can end the call before the patch is reached, and nothing reports that").Certain = false
+	default:
 		c.add(KindTracer, Harm, strings.Join(who, ", "), "watches the function's entry and goes on to; it sees the replacement under the old name")
 	}
 }

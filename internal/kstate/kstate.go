@@ -35,6 +35,7 @@ type Facts struct {
 	Traced     []Traced        `json:"traced"`
 	Kprobes    []Kprobe        `json:"kprobes"`
 	Injectable map[string]bool `json:"injectable,omitempty"` // functions whose return value may be overridden; nil: not known
+	BPF        []BPFLink       `json:"bpf,omitempty"`        // not read from files: nil if nobody asked bpf(2)
 	Unknown    []Unknown       `json:"unknown"`
 }
 

@@ -418,6 +418,11 @@ func TestConflicts(t *testing.T) {
 			f.Release = "5.10.0-x"
 			tracedAs("f (1) D\n\tdirect-->bpf_trampoline_1+0x0/0x1")(f)
 		}, want: []string{"bpf blocks bpf_trampoline_1"}},
+		{name: "BPF, kinds known", function: "f", facts: func(f *Facts) {
+			f.BPF = []BPFLink{{1, BPFEntry, "f", "a"}, {2, BPFModifyReturn, "f", "b"}, {3, BPFLSM, "g", "c"}, {4, BPFExit, "", "d"}}
+			tracedAs("f (1) D\n\tdirect-->bpf_trampoline_1+0x0/0x1")(f)
+		}, want: []string{`bpf none BPF program "a" (fentry, link 1)`, `bpf defeats BPF program "b" (fmod_ret, link 2)?`}},
+		{name: "tracer may override", function: "loadavg_proc_show", facts: func(f *Facts) { f.Injectable = map[string]bool{"loadavg_proc_show": true} }, want: []string{"tracer defeats function_trace_call?"}},
 		{name: "kprobe may override", function: "stat_open", facts: func(f *Facts) { f.Injectable = map[string]bool{"stat_open": true} }, want: []string{"kprobe defeats kprobe stat_open+0x4?"}},
 		{name: "same name", function: "version_proc_show", position: 2, want: []string{"post-handler blocks kprobe version_proc_show+0x4?"}},
 		{name: "cold part", function: "f", facts: func(f *Facts) {
