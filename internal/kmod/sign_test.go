@@ -122,3 +122,15 @@ func TestNewSignerRefuses(t *testing.T) {
 		}
 	}
 }
+
+func FuzzNewSigner(f *testing.F) {
+	f.Add([]byte("-----BEGIN EC PRIVATE KEY-----\nMAA=\n-----END EC PRIVATE KEY-----\n"), []byte("-----BEGIN CERTIFICATE-----\nMAA=\n-----END CERTIFICATE-----\n"))
+	f.Add([]byte("-----BEGIN PRIVATE KEY-----\nMAA=\n-----END PRIVATE KEY-----\n"), []byte{0x30, 0})
+	f.Fuzz(func(t *testing.T, key, cert []byte) {
+		if s, err := NewSigner(key, cert, "sha512"); err == nil {
+			if _, err := s.Sign(key); err != nil {
+				t.Log(err)
+			}
+		}
+	})
+}

@@ -175,7 +175,7 @@ func (k *target) process(t testing.TB, m *Merged) {
 
 // expected are the messages of warning and above that a module causes that is
 // neither of the kernel's build nor signed, and those of slow emulation.
-var expected = regexp.MustCompile("taint|module verification failed|clocksource|TSC")
+var expected = regexp.MustCompile("taint|module verification failed|clocksource|TSC|hrtimer: interrupt took")
 
 // checkLog fails for other messages of warning and above.
 func checkLog(t *testing.T, name string, log []vm.Line) {
