@@ -147,18 +147,25 @@ func TestKernelHeaders(t *testing.T) {
 		arch, cc, more := "x86", "gcc", []string{"-mno-sse", "-mcmodel=kernel", "-pg", "-mfentry", "-fcf-protection=none"}
 		if strings.HasSuffix(release, "arm64") {
 			arch, cc, more = "arm64", "aarch64-linux-gnu-gcc", []string{"-mgeneral-regs-only", "-fpatchable-function-entry=4,2",
-				"-DARM64_ASM_PREAMBLE=\"\""}
+				"-DARM64_ASM_PREAMBLE=\"\"", "-DCONFIG_LIVEPATCH=1", "-DTIF_PATCH_PENDING=31"} // Debian has it for x86-64 only
 		}
 		t.Run(release, func(t *testing.T) {
 			testkit.Tool(t, cc)
 			common := filepath.Join(filepath.Dir(tree), "headers-common")
-			args := []string{cc, "-nostdinc", "-D__KERNEL__", "-DKBUILD_MODNAME=\"author\"", "-DKBUILD_BASENAME=\"author\"", "-D__KBUILD_MODNAME=kmod_author",
+			own, err := exec.Command(cc, "-print-file-name=include").Output()
+			if err != nil {
+				t.Fatal(err)
+			}
+			args := []string{cc, "-nostdinc", "-isystem", strings.TrimSpace(string(own)), "-D__KERNEL__", "-DKBUILD_MODNAME=\"author\"", "-DKBUILD_BASENAME=\"author\"", "-D__KBUILD_MODNAME=kmod_author",
 				"-DCC_USING_FENTRY", "-DCC_USING_PATCHABLE_FUNCTION_ENTRY"}
 			for _, dir := range []string{"arch/" + arch + "/include", "arch/" + arch + "/include/generated", "include",
 				"arch/" + arch + "/include/uapi", "arch/" + arch + "/include/generated/uapi", "include/uapi", "include/generated/uapi"} {
 				args = append(args, "-I"+filepath.Join(tree, dir), "-I"+filepath.Join(common, dir))
 			}
-			args = append(args, "-include", filepath.Join(common, "include/linux/compiler-version.h"), "-include", filepath.Join(common, "include/linux/kconfig.h"),
+			if version := filepath.Join(common, "include/linux/compiler-version.h"); exists(version) { // since 5.13
+				args = append(args, "-include", version)
+			}
+			args = append(args, "-include", filepath.Join(common, "include/linux/kconfig.h"),
 				"-include", filepath.Join(common, "include/linux/compiler_types.h"), "-std=gnu11", "-O2", "-w", "-fshort-wchar", "-fno-strict-aliasing", "-fno-PIE",
 				"-ffunction-sections", "-fdata-sections", "-I"+headers(t))
 			f := compile(t, filepath.Join("testdata", "author.c"), append(args, more...)...)
@@ -168,4 +175,9 @@ func TestKernelHeaders(t *testing.T) {
 			}
 		})
 	}
+}
+
+func exists(path string) bool {
+	_, err := os.Stat(path)
+	return err == nil
 }

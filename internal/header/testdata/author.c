@@ -34,3 +34,25 @@ KPATCH_SYSCALL_DEFINE6(six, char __user *, a, int, b, short, c, long, d, int, e,
 #ifdef CONFIG_COMPAT
 LIVEPATCH_COMPAT_SYSCALL_DEFINE3(cthree, char __user *, a, int, b, short, c) { return use((long)a + b * c); }
 #endif
+
+/* Shadow variables are the kernel's. */
+#define ID 0x6c700001
+
+int counted(void *obj)
+{
+	int *count = klp_shadow_get_or_alloc(obj, ID, sizeof(*count), GFP_KERNEL, NULL, NULL);
+
+	if (!count)
+		return -ENOMEM;
+	count = klp_shadow_get(obj, ID);
+	return ++*count;
+}
+
+void freed(void *obj)
+{
+	klp_shadow_free(obj, ID, NULL);
+	klp_shadow_free_all(ID, NULL);
+}
+
+DEFINE_STATIC_KEY_FALSE(key);
+int keyed(void) { return static_key_enabled(&key); }
