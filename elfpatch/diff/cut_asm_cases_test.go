@@ -38,8 +38,8 @@ var asmCases = []asmCase{
 	}},
 	{name: "keys of modules", machine: elf.EM_X86_64, source: hackX86, show: ".text __jump .discard",
 		modules: "__tracepoint_event __SCK__tp_func_event", warn: []string{`f: tracepoint "event" of module m is off in the new code`}, want: []string{
-			".text.f f30f1efae8000000006690e90c000000b808000000c3cc0f1f440000e800000000ffd00f0b 5:PLT32:__fentry__-4 29:PLT32:__SCT__chosen-4",
-			"__jump_table 00000000000000000000000000000000 0:PC32:.text.f+11 4:PC32:.text.f+28 8:PC64:switched+2",
+			".text.f f30f1efae800000000eb0ce90c000000b808000000c3cc0f1f440000e800000000ffd00f0b 5:PLT32:__fentry__-4 29:PLT32:__SCT__chosen-4",
+			"__jump_table 0000000000000000000000000000000000000000000000000000000000000000 0:PC32:.text.f+9 4:PC32:.text.f+23 8:PC64:livepatch_off_key+2 16:PC32:.text.f+11 20:PC32:.text.f+28 24:PC64:switched+2",
 			".discard.retpoline_safe 0000000000000000 0:64:.text.f+33",
 			".discard.annotate_insn 0000000008000000 0:PC32:.text.f+35",
 			".discard.unwind_hints 00000000100001020300 0:PC32:.text.f+35",
@@ -125,4 +125,10 @@ var asmCases = []asmCase{
 		".text.fresh c0035fd6",
 		"__patchable_function_entries 00000000000000000000000000000000 0:ABS64:f+0 8:ABS64:user+0",
 	}},
+	{name: "keys of modules, after objtool", machine: elf.EM_X86_64, source: tracedX86, show: ".text __jump .static .orc",
+		modules: "__tracepoint_event __SCK__tp_func_event", warn: []string{`f: tracepoint "event" of module m is off in the new code`}, want: []string{
+			".text.f e8000000000f1f04006690b808000000c3e800000000c3 1:PLT32:__fentry__-4 18:PLT32:__SCT__tp_func_event-4",
+			".orc_unwind 010101010101000000000000",
+			".orc_unwind_ip 0000000000000000 0:PC32:f+0 4:PC32:.text.f+23",
+		}},
 }

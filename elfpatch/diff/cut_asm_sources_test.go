@@ -519,3 +519,33 @@ ops:	.quad f, quiet, fresh
 	.size ops, 24
 .endif
 `
+
+// tracedX86 has a tracepoint of a module in it, and objtool has seen it.
+const tracedX86 = `
+	FUNC f
+	call __fentry__
+1:	nopl 0(%rax,%rax,1)
+	TABLE __jump_table aw
+	.long 1b - ., 3f - .
+	.quad __tracepoint_event + 8 + 2 - .
+	.popsection
+2:	jmp 3f
+	TABLE __jump_table aw
+	.long 2b - ., 3f - .
+	.quad __tracepoint_event + 8 + 2 - .
+	.popsection
+	mov $7 + AFTER,%eax
+	ret
+3:	call __SCT__tp_func_event
+	TABLE .static_call_sites aw
+	.long 3b - ., __SCK__tp_func_event - .
+	.popsection
+4:	ret
+	END f
+	TABLE .orc_unwind_ip
+	.long f - ., 4b + 1 - .
+	.popsection
+	TABLE .orc_unwind
+	.byte 1,1,1,1,1,1, 0,0,0,0,0,0
+	.popsection
+`

@@ -55,6 +55,8 @@ type kernelCutter struct {
 	raw       bool
 	callbacks []requested
 	dropped   map[*piece]bool     // entries that new code does without
+	unset     map[*piece]bool     // entries whose key is one that nobody sets
+	offKey    int                 // the symbol of that key
 	stilled   map[*piece][]uint64 // jumps and calls, by offset, that become NOPs
 	warnings  []string
 	warned    map[string]bool
@@ -75,7 +77,7 @@ type requested struct {
 func newKernelCutter(k *cutter, opt CutOptions) *kernelCutter {
 	return &kernelCutter{
 		k: k, s: k.c.patched, opt: opt, raw: k.c.m == elf.EM_X86_64 && k.c.patched.f.Section(".orc_unwind_ip") == nil,
-		dropped: map[*piece]bool{}, stilled: map[*piece][]uint64{}, warned: map[string]bool{},
+		dropped: map[*piece]bool{}, unset: map[*piece]bool{}, stilled: map[*piece][]uint64{}, warned: map[string]bool{},
 		joined: map[string]*elfpatch.Section{}, forms: map[string]*kernel.Layout{}, symbols: map[*elfpatch.Section]int{}, tables: map[string]int{}, bodies: map[int][]body{},
 	}
 }
@@ -237,6 +239,10 @@ func (u *kernelCutter) admit(p, e *piece) bool {
 	switch {
 	case isHarmless(symbol) || key.to != nil && u.isDescriptor(key.to):
 		u.warn("%s: %s of module %s is off in the new code", p.name, harmlessName(symbol), owner)
+		if u.raw && !static {
+			u.unset[e] = true
+			return true
+		}
 		u.dropped[e] = true
 		if !static && key.add&hackedKey != 0 {
 			u.stilled[p] = append(u.stilled[p], at)
@@ -289,6 +295,27 @@ func harmlessName(symbol string) string {
 
 func (u *kernelCutter) isDescriptor(p *piece) bool {
 	return p.sec > 0 && u.s.secs[p.sec].row != nil && u.s.secs[p.sec].row.Use == kernel.Descriptors
+}
+
+// rekey makes the entry of a key that is off in new code name a key of the
+// patch, which nobody sets. Without its entry objtool would take the code behind
+// the jump for unreachable.
+func (u *kernelCutter) rekey(e *piece, r *ref, rel *elfpatch.Rela) bool {
+	field, _ := u.s.secs[e.sec].layout.Field(kernel.FieldKey)
+	if !u.unset[e] || r.off != uint64(field.Off) {
+		return false
+	}
+	if u.offKey == 0 {
+		// struct static_key: a count, and a word whose low bits say that it is
+		// off to begin with (include/linux/jump_label.h, 6.12).
+		name := u.k.unique("livepatch_off_key")
+		sec := u.k.out.AddSection(elfpatch.Section{
+			Name: ".data." + name, Type: elf.SHT_PROGBITS, Flags: elf.SHF_ALLOC | elf.SHF_WRITE, Align: 8, Data: make([]byte, 16),
+		})
+		u.offKey = u.k.out.AddSymbol(elfpatch.Symbol{Name: name, Type: elf.STT_OBJECT, Bind: elf.STB_LOCAL, Section: sec.Index, Size: 16})
+	}
+	rel.Symbol, rel.Addend = uint32(u.offKey), r.add&3 // the bits of the entry: what it does when the key is on, and what objtool does
+	return true
 }
 
 // checkCalls looks at the static calls of code that objtool has not seen: it

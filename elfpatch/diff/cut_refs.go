@@ -55,6 +55,9 @@ func (k *cutter) relocation(p *piece, r *ref) (elfpatch.Rela, bool) {
 	if staysInside(p, r) {
 		return rel, false
 	}
+	if p.kind == entry && k.kern.rekey(p, r, &rel) {
+		return rel, true
+	}
 	if l := k.layouts[p]; l != nil {
 		rel.Offset, rel.Type, rel.Addend = l.field(r)
 		rel.Addend += r.add
