@@ -16,6 +16,10 @@ import (
 // askData learns addresses from data of the object whose place in the image is
 // known.
 func (p *prover) askData() error {
+	in := map[*elfpatch.Section][]*function{}
+	for _, f := range p.order {
+		in[f.sec] = append(in[f.sec], f)
+	}
 	var queue []*elfpatch.Section
 	for _, s := range p.obj.f.Sections {
 		if p.isTable(s) {
@@ -34,7 +38,7 @@ func (p *prover) askData() error {
 			return err
 		}
 		for _, r := range rels {
-			if next := p.askPointer(r, base+r.Offset, name); next != nil {
+			if next := p.askPointer(r, pointer{base + r.Offset, name}, in); next != nil {
 				queue = append(queue, next)
 			}
 		}
@@ -48,10 +52,16 @@ func (p *prover) isTable(s *elfpatch.Section) bool {
 	return s.Flags&elf.SHF_ALLOC != 0 && s.Flags&(elf.SHF_EXECINSTR|elf.SHF_TLS) == 0 && s.Type != elf.SHT_NOBITS && !pieces(s)
 }
 
-// askPointer looks at the image's copy of a pointer of the object, at an address.
-// It returns the section of data that the pointer leads to if its place was not
-// known before.
-func (p *prover) askPointer(r elfpatch.Rela, at uint64, name string) *elfpatch.Section {
+// pointer is a place in the image, and the name of the table that it is in.
+type pointer struct {
+	at    uint64
+	table string
+}
+
+// askPointer looks at the image's copy of a pointer of the object. It returns the
+// section of data that the pointer leads to if its place was not known before.
+// in are the functions that may be placed, by section.
+func (p *prover) askPointer(r elfpatch.Rela, ptr pointer, in map[*elfpatch.Section][]*function) *elfpatch.Section {
 	info, ok := elfpatch.RelocInfo(p.obj.f.Machine, r.Type)
 	if !ok || info.Kind != elfpatch.KindData || info.PCRel || info.Size != 8 || r.Symbol == 0 {
 		return nil
@@ -61,12 +71,12 @@ func (p *prover) askPointer(r elfpatch.Rela, at uint64, name string) *elfpatch.S
 	if sec == nil || k.sec == 0 || p.facts[k] != nil {
 		return nil
 	}
-	v, ok := p.slotValue(at)
+	v, ok := p.slotValue(ptr.at)
 	if !ok {
 		return nil
 	}
 	base := v - uint64(r.Addend) - off
-	known := &fact{value: base, first: fmt.Sprintf("%s at %#x", name, at)}
+	known := &fact{value: base, first: fmt.Sprintf("%s at %#x", ptr.table, ptr.at)}
 	if p.isTable(sec) {
 		if !p.img.holds(base, sec.Size, false) || p.obj.misplacedSection(sec, base, p.img) != "" {
 			return nil
@@ -74,10 +84,7 @@ func (p *prover) askPointer(r elfpatch.Rela, at uint64, name string) *elfpatch.S
 		p.facts[k] = known
 		return sec
 	}
-	for _, f := range p.order {
-		if f.sec != sec {
-			continue
-		}
+	for _, f := range in[sec] {
 		for _, x := range f.fits {
 			if x.addr-f.off == base {
 				p.facts[k] = known

@@ -218,14 +218,11 @@ func (e *elastic) inside(p pair) bool {
 	}
 	// to counts from the function; beyond it only the start of another one says
 	// the same in both files.
-	off := e.w.f.off + to
-	for i, s := range e.w.obj.f.Symbols {
-		if s.Section == e.w.f.sec.Index && s.Value == off && s.Type == elf.STT_FUNC {
-			e.refs = append(e.refs, ref{off: p.i, sym: i, use: Branch, value: addr, mask: whole})
-			return true
-		}
+	i, ok := e.w.obj.functionAt(e.w.f.sec.Index, e.w.f.off+to)
+	if ok {
+		e.refs = append(e.refs, ref{off: p.i, sym: i, use: Branch, value: addr, mask: whole})
 	}
-	return false
+	return ok
 }
 
 // fields compares two instructions of the same length whose fields relocations

@@ -18,7 +18,8 @@ type object struct {
 	file  string                  // of its STT_FILE symbol, when there is exactly one
 
 	bySection map[int][]int  // named symbols, made by inSection
-	sites     map[int][]site // of kernel objects, by section
+	sites     map[int][]site // of kernel objects, by section, sorted
+	starts    map[spot]int  // functions by where they begin, made by functionAt
 }
 
 // function is one function of the object.
@@ -139,6 +140,27 @@ func (o *object) function(i int) (*function, error) {
 	f.sites = o.sitesOf(f)
 	o.funcs[i] = f
 	return f, nil
+}
+
+// spot is an offset in a section.
+type spot struct {
+	sec int
+	off uint64
+}
+
+// functionAt returns the symbol of the function that begins at an offset of a
+// section.
+func (o *object) functionAt(sec int, off uint64) (int, bool) {
+	if o.starts == nil {
+		o.starts = map[spot]int{}
+		for i, s := range o.f.Symbols {
+			if s.Type == elf.STT_FUNC && s.Section > 0 {
+				o.starts[spot{s.Section, s.Value}] = i
+			}
+		}
+	}
+	i, ok := o.starts[spot{sec, off}]
+	return i, ok
 }
 
 // gap is the distance from an offset to the next symbol of the section, or to

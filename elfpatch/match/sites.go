@@ -102,11 +102,14 @@ func (o *object) readTable(s *elfpatch.Section) error {
 // sitesOf returns the sites inside a function, offsets from its start.
 func (o *object) sitesOf(f *function) []site {
 	var out []site
-	for _, s := range o.sites[f.sec.Index] {
-		if s.off >= f.off && s.off-f.off < f.size {
-			s.off -= f.off
-			out = append(out, s)
+	all := o.sites[f.sec.Index]
+	lo, _ := slices.BinarySearchFunc(all, f.off, func(s site, off uint64) int { return cmp.Compare(s.off, off) })
+	for _, s := range all[lo:] {
+		if s.off-f.off >= f.size {
+			break
 		}
+		s.off -= f.off
+		out = append(out, s)
 	}
 	return out
 }
