@@ -89,6 +89,11 @@ func livepatch(t testing.TB, m elf.Machine, name string, edits ...edit) *elfpatc
 	t.Helper()
 	f := parseObject(t, assemble(t, m, source(t, name, edits...)))
 	owner := map[uint32]string{}
+	inTree := strings.HasPrefix(name, "intree")
+	if inTree { // what that tool leaves where it moved relocations from
+		f.AddSymbol(elfpatch.Symbol{Name: ".klp.tombstone.x", Bind: elf.STB_WEAK, Section: shnLivepatch})
+	}
+	tombstone := uint32(len(f.Symbols) - 1)
 	for i := range f.Symbols {
 		s := &f.Symbols[i]
 		if p := strings.Split(s.Name, ".."); len(p) == 4 && p[0] == "klp" {
@@ -106,6 +111,9 @@ func livepatch(t testing.TB, m elf.Machine, name string, edits ...edit) *elfpatc
 		for _, r := range list {
 			if o := owner[r.Symbol]; o != "" {
 				moved[o] = append(moved[o], r)
+				if inTree {
+					keep = append(keep, elfpatch.Rela{Offset: r.Offset, Symbol: tombstone})
+				}
 			} else {
 				keep = append(keep, r)
 			}
