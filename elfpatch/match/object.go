@@ -19,7 +19,7 @@ type object struct {
 
 	bySection map[int][]int  // named symbols, made by inSection
 	sites     map[int][]site // of kernel objects, by section, sorted
-	starts    map[spot]int  // functions by where they begin, made by functionAt
+	starts    map[spot]int   // functions by where they begin, made by functionAt
 }
 
 // function is one function of the object.
