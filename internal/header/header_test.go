@@ -166,7 +166,7 @@ func TestKernelHeaders(t *testing.T) {
 				args = append(args, "-include", version)
 			}
 			args = append(args, "-include", filepath.Join(common, "include/linux/kconfig.h"),
-				"-include", filepath.Join(common, "include/linux/compiler_types.h"), "-std=gnu11", "-O2", "-w", "-fshort-wchar", "-fno-strict-aliasing", "-fno-PIE",
+				"-include", filepath.Join(common, "include/linux/compiler_types.h"), "-std=gnu11", "-fms-extensions", "-O2", "-w", "-fshort-wchar", "-fno-strict-aliasing", "-fno-PIE",
 				"-ffunction-sections", "-fdata-sections", "-I"+headers(t))
 			f := compile(t, filepath.Join("testdata", "author.c"), append(args, more...)...)
 			want := []string{"functions ignored", "post_patch after", "post_unpatch after", "pre_patch before", "pre_unpatch after", "sections .init.text"}
