@@ -170,6 +170,31 @@ func TestStaticCallKey(t *testing.T) {
 	}
 }
 
+// TestUnseal keeps the landing pads of functions that the kernel calls through
+// the module's structures.
+func TestUnseal(t *testing.T) {
+	b := x86Object()
+	show := symbolNamed(b.f, "show")
+	other := b.symbol("other", elf.STT_FUNC, elf.STB_LOCAL, 1, 9, 4)
+	text := b.symbol("", elf.STT_SECTION, elf.STB_LOCAL, 1, 0, 0)
+	sec := b.section(sealed, 0, 1, make([]byte, 12))
+	for i, sym := range []uint32{show, other, text} {
+		b.rel(sec, uint64(4*i), x64PC32, sym, 0)
+	}
+	s := x86Spec(t)
+	m := mergeObject(t, b, "xfs", s.Bindings)
+	s.Object, s.Bindings = m.Object, ownBindings(m.Bindings)
+	out, err := Emit(s)
+	if err != nil {
+		t.Fatal(err)
+	}
+	f := checkModule(t, out)
+	rels, err := f.Relocations(f.Section(sealed))
+	if err != nil || len(rels) != 1 || f.Section(sealed).Size != 4 || f.Symbols[rels[0].Symbol].Name != "other" || rels[0].Offset != 0 {
+		t.Errorf("%+v, error %v", rels, err)
+	}
+}
+
 // TestEmitWrongFile is about what is no refusal.
 func TestEmitWrongFile(t *testing.T) {
 	for _, f := range []*elfpatch.File{nil, elfpatch.New(elf.ET_EXEC, elf.EM_X86_64), elfpatch.New(elf.ET_REL, elf.EM_RISCV)} {

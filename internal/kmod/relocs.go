@@ -24,11 +24,55 @@ func (e *emitter) convertAll() error {
 		if err != nil {
 			return err
 		}
+		if sec.Name == sealed {
+			rels = e.unseal(e.secs[i], rels)
+		}
 		for _, r := range rels {
 			e.convert(sec, e.secs[i], r)
 		}
 	}
 	return nil
+}
+
+// sealed is the table of landing pads that the kernel takes away because
+// nothing jumps to them: objtool lists those whose address the object does not
+// use (tools/objtool/check.c validate_ibt, 6.12).
+const sealed = ".ibt_endbr_seal"
+
+// unseal takes the functions out of the table whose addresses the module's own
+// structures hold, which objtool has not seen: the kernel calls callbacks
+// through them.
+func (e *emitter) unseal(to *elfpatch.Section, rels []elfpatch.Rela) []elfpatch.Rela {
+	type place struct {
+		section int
+		off     int64
+	}
+	used := map[place]bool{}
+	named := map[string]bool{}
+	for _, o := range e.s.Objects {
+		for _, f := range o.Funcs {
+			named[f.Replacement] = true
+		}
+		for _, sym := range o.Callbacks {
+			named[sym] = true
+		}
+	}
+	for _, s := range e.in.Symbols {
+		if s.Section > 0 && named[s.Name] && s.Type != elf.STT_SECTION {
+			used[place{s.Section, int64(s.Value)}] = true
+		}
+	}
+	var kept []elfpatch.Rela
+	for _, r := range rels {
+		s := e.in.Symbols[r.Symbol]
+		if !used[place{s.Section, int64(s.Value) + r.Addend}] {
+			r.Offset = uint64(4 * len(kept))
+			kept = append(kept, r)
+		}
+	}
+	to.Data = make([]byte, 4*len(kept))
+	to.Size = uint64(len(to.Data))
+	return kept
 }
 
 // convert takes one relocation over: as it is where the module's loader can
