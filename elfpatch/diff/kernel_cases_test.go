@@ -210,6 +210,31 @@ char *__UNIQUE_ID_ignore_1 __section(".livepatch.ignore.sections") = ".init.text
 void a(int x) { g = AFTER_OR(2, 1) * x; asm volatile("1:\tnop\n\t.pushsection runtime_shift_d_hash,\"a\"\n\t.long 1b - .\n\t.popsection"); }
 void b(int x) { g = x; }
 `, want: "2 changed a boot-constant"},
+	{name: "a number before printk", only: "gcc", source: "line-falseneg.c", want: "0 changed fill changed set_limit"},
+	{name: "a table of a switch", source: "cswtch-falseneg.c", want: "0 changed perm_for_mode"},
+	{name: "a table of operations", source: `
+static int one(int x) { return x + g; }
+static int two(int x) { return x - g; }
+struct ops { int (*open)(int), (*close)(int); };
+static const struct ops ops = { one, AFTER_OR(one, two) };
+void a(const struct ops **o) { *o = &ops; }
+void b(int x) { g = x; }
+`, want: "2 changed a data-changed"},
+	{name: "code that an exception goes on in", only: "gcc", source: `
+long a(long *p) { long v; asm volatile("1: movq (%1), %0\n2:\n.pushsection .fixup,\"ax\"\n3: mov $" AFTER_OR("2", "1") ", %0\njmp 2b\n.popsection\n"
+	".pushsection __ex_table,\"a\"\n.long 1b - ., 3b - ., 0\n.popsection" : "=r"(v) : "r"(p)); return v; }
+long b(long *p) { long v; asm volatile("1: movq (%1), %0\n2:\n.pushsection .fixup,\"ax\"\n3: mov $1, %0\njmp 2b\n.popsection\n"
+	".pushsection __ex_table,\"a\"\n.long 1b - ., 3b - ., 0\n.popsection" : "=r"(v) : "r"(p)); return v; }
+`, want: "0 changed a"},
+	{name: "a paravirtual call of another kind", only: "gcc", source: `
+void a(void) { asm volatile("771: call *%0\n772:\n.pushsection .parainstructions,\"a\"\n.balign 8\n.quad 771b\n.byte " AFTER_OR("5", "4") "\n.byte 772b-771b\n.popsection" : : "m"(g)); }
+void b(void) { asm volatile("771: call *%0\n772:\n.pushsection .parainstructions,\"a\"\n.balign 8\n.quad 771b\n.byte 4\n.byte 772b-771b\n.popsection" : : "m"(g)); }
+`, want: "0 changed a"},
+	{name: "a lock prefix less", only: "gcc", source: `
+void a(void) { asm volatile(AFTER_OR("", ".pushsection .smp_locks,\"a\"\n.balign 4\n.long 671f - .\n.popsection\n671:\n\t") "lock; incl %0" : "+m"(g)); }
+void b(void) { asm volatile(".pushsection .smp_locks,\"a\"\n.balign 4\n.long 671f - .\n.popsection\n671:\n\tlock; incl %0" : "+m"(g)); }
+`, want: "0 changed a"},
+	{name: "torn table", only: "gcc", source: "void a(int x) { WARN_ON(x); }\nasm(\".pushsection __bug_table,\\\"aw\\\"; .byte 1, 2, 3; .popsection\");\n", want: "2 special-section"},
 	{name: "a part with a site", only: "gcc", source: "part-silent.c", want: "0 changed foo.part.0"},
 }
 

@@ -29,10 +29,18 @@ func (c *comparison) refuseKernel() {
 		}
 		if b.kind == function {
 			c.refuseFunction(b, vdso)
+		} else if c.status(b) == Changed && !b.live && (holdsFunctions(b) || holdsFunctions(b.twin)) {
+			c.refuse(refusal.DataChanged, where(b, c.why[b].Off), "the constant changed (%s) and holds addresses of functions; what the kernel has set up points to the running copy, which keeps the old ones", change(c.why[b]))
 		}
 	}
 	c.refuseExports()
 	c.refuseRegistries()
+}
+
+// holdsFunctions reports a table of functions, such as the operations of a
+// driver.
+func holdsFunctions(p *piece) bool {
+	return slices.ContainsFunc(p.refs, func(r ref) bool { return r.to != nil && r.to.kind == function && r.add == 0 })
 }
 
 func statusWord(s Status) string {
