@@ -48,9 +48,10 @@ var asmCases = []asmCase{
 	{name: "key of a module", machine: elf.EM_X86_64, source: hackX86, modules: "switched", refuse: []refusal.Code{refusal.StaticKeyModule}},
 	{name: "static call of a module", machine: elf.EM_X86_64, source: hackX86, modules: "__SCK__chosen", refuse: []refusal.Code{refusal.StaticCallModule}},
 	{name: "static call of a module in a table", machine: elf.EM_X86_64, source: twoX86, modules: "__SCK__chosen", refuse: []refusal.Code{refusal.StaticCallModule}},
-	{name: "bug table that code refers to", machine: elf.EM_X86_64, source: bug16X86, show: ".text __bug", want: []string{
+	{name: "bug table that code refers to", machine: elf.EM_X86_64, source: bug16X86, show: ".text __bug .discard.annotate", want: []string{
 		".text.changes e800000000488d3d00000000480fb9390f0bb808000000c3 1:PLT32:__fentry__-4 8:PC32:__bug_table-4",
 		"__bug_table 0000000000000000000000000c0001000000000000000000000000000e000000 0:PC32:.text.changes+5 4:PC32:.rodata.const.2+0 8:PC32:.rodata.const.3+0 16:PC32:.text.changes+16 24:PC32:.rodata.const.3+0",
+		".discard.annotate_data 0000000001000000 0:PC32:__bug_table+0",
 	}},
 	{name: "room before entries", machine: elf.EM_X86_64, source: prefixX86, show: ".text .cfi __", want: []string{
 		".text.named 90909090909090909090909090909090e800000000b808000000c3 17:PLT32:__fentry__-4",

@@ -182,6 +182,9 @@ const bug16X86 = `
 2:	.long 1b - ., format - ., file - .
 	.word 12, 1
 	.popsection
+	.pushsection .discard.annotate_data,"M",@progbits,8
+	.long 2b - ., 1
+	.popsection
 3:	ud2
 	TABLE __bug_table aw
 	.long 3b - ., 0, file - .

@@ -126,7 +126,11 @@ func checkTable(t testing.TB, f *elfpatch.File, table TableCount) {
 				continue
 			}
 			sym := f.Symbols[r.Symbol]
-			if sym.Section <= 0 || f.Sections[sym.Section].Flags&elf.SHF_EXECINSTR == 0 {
+			about := elf.SHF_EXECINSTR
+			if sec.Name == ".discard.annotate_data" { // about entries of tables
+				about = elf.SHF_ALLOC
+			}
+			if sym.Section <= 0 || f.Sections[sym.Section].Flags&about == 0 {
 				t.Errorf("%s+%#x is about %s, no code of the cut", sec.Name, r.Offset, sym.Name)
 			} else if at := int64(sym.Value) + r.Addend; at < 0 || at > int64(f.Sections[sym.Section].Size) {
 				t.Errorf("%s+%#x leads to %s%+d", sec.Name, r.Offset, f.Sections[sym.Section].Name, at)
