@@ -65,6 +65,9 @@ func (a layouts) check(where string) refusal.List {
 	if a.ABI == nil {
 		return refusal.List{refusal.New(refusal.KLPStructures, where, "the layouts of the kernel's structures are not known")}
 	}
+	if _, ok := a.Structs["klp_patch"]; !ok {
+		return refusal.List{refusal.New(refusal.NoLivepatch, where, "the kernel is built without a livepatch core: its type information has no struct klp_patch")}
+	}
 	var out refusal.List
 	for _, w := range wanted {
 		s, ok := a.Structs[w.of]

@@ -72,6 +72,7 @@ func TestRefuses(t *testing.T) {
 		"state twice":              {func(s *Spec) { s.States = append(s.States, s.States[0]) }, refusal.KLPStructures, "state 1 is listed twice"},
 		"no layouts":               {func(s *Spec) { s.ABI = nil }, refusal.KLPStructures, "layouts of the kernel's structures are not known"},
 		"no struct module":         {func(s *Spec) { delete(s.ABI.Structs, "module") }, refusal.KLPStructures, "layout of struct module is not known"},
+		"no livepatch core":        {func(s *Spec) { delete(s.ABI.Structs, "klp_patch"); s.Replace, s.States = false, nil }, refusal.NoLivepatch, "without a livepatch core"},
 		"no member":                {func(s *Spec) { delete(s.ABI.Structs["klp_func"].Members, "old_name") }, refusal.KLPStructures, "no member old_name"},
 		"member outside":           {func(s *Spec) { s.ABI.Structs["klp_func"].Members["old_name"] = kimage.Member{Offset: 146, Size: 8} }, refusal.KLPStructures, "cannot have old_name"},
 		"vermagic":                 {func(s *Spec) { s.Vermagic = "6.12.0" }, refusal.WrongVermagic, "no vermagic"},
