@@ -4,8 +4,10 @@ import (
 	"debug/elf"
 	"errors"
 	"fmt"
+	"io/fs"
 	"os"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"strings"
 
@@ -65,6 +67,9 @@ func (o *images) kernelInputs(c *cli.Context, targets []targetPaths) (in build.I
 			}
 			*o = append(*o, m)
 			target.Module = m.Module
+			if err := o.neighbours(in.Kernel, m); err != nil {
+				return in, err
+			}
 		default:
 			return in, usageErrorf("--target %s is neither a kernel image nor a module, others are", t.file)
 		}
@@ -84,6 +89,55 @@ func (o *images) kernelInputs(c *cli.Context, targets []targetPaths) (in build.I
 		return in, usageErrorf("no --target has a --pair after it")
 	}
 	return in, nil
+}
+
+// neighbours opens the modules that a module needs, where they are in the same
+// tree of modules: what they export is known from them. One that is not found
+// matters only if the patch uses it, and is named then.
+func (o *images) neighbours(k *build.Kernel, m *image.Module) error {
+	missing := map[string]bool{}
+	for _, name := range m.Depends {
+		missing[name] = !slices.ContainsFunc(k.Modules, func(have *kimage.Module) bool { return have.Name == name })
+	}
+	top := moduleTree(m.Path)
+	if top == "" {
+		return nil
+	}
+	return filepath.WalkDir(top, func(path string, d fs.DirEntry, err error) error {
+		name, isModule := moduleFile(filepath.Base(path))
+		if err != nil || d.IsDir() || !isModule || !missing[name] {
+			return nil
+		}
+		found, err := image.OpenModule(path)
+		if err != nil {
+			return err
+		}
+		*o = append(*o, found)
+		k.Modules = append(k.Modules, found.Module)
+		missing[name] = false
+		return nil
+	})
+}
+
+// moduleTree is the directory "kernel" of the modules of a release that a path
+// lies in; "" if it lies in none.
+func moduleTree(path string) string {
+	path, err := filepath.Abs(path)
+	if err != nil {
+		return ""
+	}
+	for dir := filepath.Dir(path); dir != filepath.Dir(dir); dir = filepath.Dir(dir) {
+		if filepath.Base(dir) == "kernel" {
+			return dir
+		}
+	}
+	return ""
+}
+
+// moduleFile returns the name of the module in a file of that name.
+func moduleFile(base string) (name string, ok bool) {
+	name, rest, ok := strings.Cut(base, ".ko")
+	return strings.ReplaceAll(name, "-", "_"), ok && (rest == "" || rest == ".xz" || rest == ".zst" || rest == ".gz")
 }
 
 // kernelFiles reads the files that describe the kernel of an image.
