@@ -16,7 +16,7 @@ func (c *checker) checkText() {
 	c.taken = map[place]string{}
 	c.dataPointers()
 	sites := map[string]map[place]bool{}
-	for _, name := range []string{".return_sites", ".retpoline_sites", ".altinstructions", ".parainstructions", ".discard.retpoline_safe"} {
+	for _, name := range []string{".return_sites", ".retpoline_sites", ".call_sites", ".altinstructions", ".parainstructions", ".discard.retpoline_safe"} {
 		sites[name] = c.tablePlaces(name)
 	}
 	before := c.refusals(whatMitigation)
@@ -78,12 +78,12 @@ func (c *checker) checkInstruction(at place, in disasm.Inst, sites map[string]ma
 			bad("an indirect branch, the kernel's go through __x86_indirect_thunk_*")
 		}
 	case disasm.Jump, disasm.CondJump, disasm.Call:
-		name, ok := c.callee(at, in)
-		if !ok {
-			return
-		}
+		name, _ := c.callee(at, in)
 		if isReturnThunk(name) && t.rethunk && !sites[".return_sites"][at] {
 			bad("a return that .return_sites does not list")
+		}
+		if t.callDepth && in.Flow == disasm.Call && !counted(name) && !c.uncounted(at) && !sites[".call_sites"][at] {
+			bad("a call that .call_sites does not list")
 		}
 		if isBranchThunk(name) && t.retpoline && !sites[".retpoline_sites"][at] {
 			bad("an indirect branch that .retpoline_sites does not list")
@@ -106,12 +106,25 @@ func (c *checker) checkLocal(at place, in disasm.Inst) {
 	case !ok:
 	case in.Mem:
 		c.takePlace(to, at)
-	case in.Flow == disasm.Call:
+	case in.Flow == disasm.Call && c.f.Machine == elf.EM_X86_64: // assembler code of arm64 has subroutines inside of functions
 		own, inside := c.functionOf(at)
 		if inside && !own.contains(off) && len(c.functionsAt(to)) == 0 {
 			c.refuse(refusal.RelocationInvalid, whatRelocation, c.name(at), "a call leads to %s, where no function begins", c.name(to))
 		}
 	}
+}
+
+// uncounted reports code whose calls are not counted: templates, and what runs
+// once.
+func (c *checker) uncounted(at place) bool {
+	s := c.section(at.sec)
+	return s.Name == ".altinstr_replacement" || freed(s)
+}
+
+// counted reports calls that .call_sites need not list, since other tables
+// do or the kernel rewrites them: tools/objtool/check.c, annotate_call_site, 6.12.
+func counted(name string) bool {
+	return isBranchThunk(name) || name == "__fentry__" || strings.HasPrefix(name, "__SCT__")
 }
 
 // callee returns the name of the symbol that a branch is relocated to.

@@ -88,9 +88,9 @@ var relocationMutants = []mutant{
 				}
 			}
 		}))
-	}, want: refusal.KLPFormat},
+	}, want: refusal.KLPFormat, also: []refusal.Code{refusal.MitigationMissing}},
 	{name: "call into the middle", edits: swap("k_call spaced", "k_call new_log + 4\n\tk_call spaced"), change: nil, want: refusal.RelocationInvalid},
-	{name: "no field of an instruction", change: relocs(".text", first(func(r *elfpatch.Rela) { r.Offset-- })), want: refusal.RelocationInvalid},
+	{name: "no field of an instruction", change: relocs(".text", first(func(r *elfpatch.Rela) { r.Offset-- })), want: refusal.RelocationInvalid, also: []refusal.Code{refusal.MitigationMissing}},
 }
 
 var tableMutants = []mutant{
@@ -131,6 +131,7 @@ var codeMutants = []mutant{
 	{name: "indirect call", edits: swap("775:\tcall __x86_indirect_thunk_rax", "\tcall *%rax\n775:\tcall __x86_indirect_thunk_rax"), want: refusal.MitigationMissing},
 	{name: "indirect jump", edits: swap("k_func new_twin\n\tk_call spaced\n\tk_ret", "k_func new_twin\n\tk_call spaced\n\tjmp *%rax"), want: refusal.MitigationMissing},
 	{name: "indirect branch that is not listed", edits: drop("\tk_table .retpoline_sites, 775b\n"), want: refusal.MitigationMissing},
+	{name: "call that is not listed", edits: swap("k_call spaced", "call spaced"), want: refusal.MitigationMissing},
 	{name: "no retpoline tag", edits: drop("\t.asciz \"retpoline=Y\"\n"), want: refusal.MitigationMissing},
 	{name: "no ORC tables", change: func(f *elfpatch.File) { section(f, ".orc_unwind").Name = ".xrc_unwind" }, want: refusal.UnwindMissing},
 	{name: "function without ORC", change: relocs(".orc_unwind_ip", func(_ *elfpatch.File, list []elfpatch.Rela) []elfpatch.Rela {

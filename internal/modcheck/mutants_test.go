@@ -210,7 +210,7 @@ var klpMutants = []mutant{
 			return list
 		})
 	}, want: refusal.KLPFormat},
-	{name: "vmlinux section against a module", edits: swap("k_call klp..vmlinux..helper..0", "k_call klp..vmlinux..helper..0\n\tcall klp..vmlinux..old_direct..0"), change: func(f *elfpatch.File) {
+	{name: "vmlinux section against a module", edits: swap("k_call klp..vmlinux..helper..0", "k_call klp..vmlinux..helper..0\n\tk_call klp..vmlinux..old_direct..0"), change: func(f *elfpatch.File) {
 		symbolNamed(f, ".klp.sym.vmlinux.old_direct,0").Name = ".klp.sym.widget.widget_bare,0"
 	}, want: refusal.KLPFormat},
 	{name: "klp symbol unmarked", change: func(f *elfpatch.File) { symbolNamed(f, ".klp.sym.vmlinux.helper,0").Section = 0 }, want: refusal.KLPFormat,

@@ -41,6 +41,7 @@ type traits struct {
 	pads       bool // landing pads are enforced (x86-64: IBT; arm64: BTI)
 	rethunk    bool // returns go through __x86_return_thunk
 	retpoline  bool // indirect branches go through __x86_indirect_thunk_*
+	callDepth  bool // direct calls are counted, by way of .call_sites
 	orc        bool
 	orcHeader  []byte // hash of the ORC format; nil before 6.4
 	versioned  bool   // exports have checksums
@@ -52,15 +53,18 @@ func (t traits) mitigations() string {
 	for _, x := range []struct {
 		on   bool
 		name string
-	}{{t.rethunk, "return thunks"}, {t.retpoline, "retpolines"}} {
+	}{{t.rethunk, "return thunks"}, {t.retpoline, "retpolines"}, {t.callDepth, "call depth tracking"}} {
 		if x.on {
 			list = append(list, x.name)
 		}
 	}
 	if len(list) == 0 {
-		return "neither return thunks nor retpolines"
+		return "none"
 	}
-	return strings.Join(list, " and ")
+	if n := len(list) - 1; n > 0 {
+		return strings.Join(list[:n], ", ") + " and " + list[n]
+	}
+	return list[0]
 }
 
 // image is the kernel or a module: its symbols in the order of kallsyms.
@@ -181,6 +185,7 @@ func (t *target) readTraits(o *image) {
 	t.traits.pads = has(".ibt_endbr_seal", "__ibt_endbr_seal", "__ibt_endbr_seal_end")
 	t.traits.rethunk = has(".return_sites", "__return_sites", "__return_sites_end")
 	t.traits.retpoline = has(".retpoline_sites", "__retpoline_sites", "__retpoline_sites_end")
+	t.traits.callDepth = has(".call_sites", "__call_sites", "__call_sites_end")
 	t.traits.orc = has(".orc_unwind", "__start_orc_unwind", "__stop_orc_unwind")
 	if s := o.file.Section(".orc_header"); s != nil && len(s.Data) > 0 && len(s.Data) <= 64 {
 		t.traits.orcHeader = s.Data

@@ -58,6 +58,7 @@ k_end __fentry__
 k_func indirect
 774:	call __x86_indirect_thunk_rax
 	k_table .retpoline_sites, 774b
+	k_call helper
 	k_ret
 k_end indirect
 k_func __x86_indirect_thunk_rax
