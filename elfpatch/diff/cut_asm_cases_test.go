@@ -132,4 +132,12 @@ var asmCases = []asmCase{
 			".orc_unwind 010101010101000000000000",
 			".orc_unwind_ip 0000000000000000 0:PC32:f+0 4:PC32:.text.f+23",
 		}},
+	{name: "shared support code", machine: elf.EM_X86_64, source: sharedX86, show: ".text .fixup .alt __ex", want: []string{
+		".text.changes e800000000488b079090b808000000c3 1:PLT32:__fentry__-4",
+		"__ex_table 000000000000000001000000 0:PC32:.text.changes+5 4:PC32:.fixup+0",
+		".altinstructions 0000000000000000090000000202 0:PC32:.text.changes+8 4:PC32:.altinstr_replacement+0",
+		".fixup b8f2ffffff31c9e900000000 8:PC32:.text.changes+4",
+		".altinstr_replacement fcfcfd",
+	}},
+	{name: "jump in support code", machine: elf.EM_X86_64, source: jumpX86, refuse: []refusal.Code{refusal.Unsupported}},
 }

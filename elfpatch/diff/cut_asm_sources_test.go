@@ -352,38 +352,6 @@ const oldX86 = `
 	END g
 `
 
-// fixupX86 is of kernels before 5.16: exceptions go on in .fixup.
-const fixupX86 = `
-.macro BODY name
-	FUNC \name
-	call __fentry__
-1:	mov (%rdi),%rax
-2:	.pushsection .fixup,"ax",@progbits
-3:	mov $-14,%eax
-	jmp 2b
-	.popsection
-	TABLE __ex_table
-	.long 1b - ., 3b - ., ex_handler_default - .
-	.popsection
-4:	testb $1,flags(%rip)
-	jnz 5f
-	.pushsection .altinstr_aux,"ax",@progbits
-5:	testb $2,flags(%rip)
-	jmp 2b
-	.popsection
-.endm
-BODY same
-	ret
-	END same
-BODY changes
-	mov $7 + AFTER,%eax
-	ret
-	END changes
-BODY equal
-	ret
-	END equal
-`
-
 // callbacksX86 asks for two callbacks; DOUBLE asks for one of them twice.
 const callbacksX86 = `
 	.macro CALLBACK kind fn

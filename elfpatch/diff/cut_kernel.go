@@ -54,10 +54,11 @@ type kernelCutter struct {
 	opt       CutOptions
 	raw       bool
 	callbacks []requested
-	dropped   map[*piece]bool     // entries that new code does without
-	unset     map[*piece]bool     // entries whose key is one that nobody sets
-	offKey    int                 // the symbol of that key
-	stilled   map[*piece][]uint64 // jumps and calls, by offset, that become NOPs
+	dropped   map[*piece]bool       // entries that new code does without
+	unset     map[*piece]bool       // entries whose key is one that nobody sets
+	offKey    int                   // the symbol of that key
+	stilled   map[*piece][]uint64   // jumps and calls, by offset, that become NOPs
+	loads     map[*piece][]bootLoad // of variables, in the place of constants
 	warnings  []string
 	warned    map[string]bool
 	joined    map[string]*elfpatch.Section // sections of out that several pieces share
@@ -77,7 +78,7 @@ type requested struct {
 func newKernelCutter(k *cutter, opt CutOptions) *kernelCutter {
 	return &kernelCutter{
 		k: k, s: k.c.patched, opt: opt, raw: k.c.m == elf.EM_X86_64 && k.c.patched.f.Section(".orc_unwind_ip") == nil,
-		dropped: map[*piece]bool{}, unset: map[*piece]bool{}, stilled: map[*piece][]uint64{}, warned: map[string]bool{},
+		dropped: map[*piece]bool{}, unset: map[*piece]bool{}, stilled: map[*piece][]uint64{}, loads: map[*piece][]bootLoad{}, warned: map[string]bool{},
 		joined: map[string]*elfpatch.Section{}, forms: map[string]*kernel.Layout{}, symbols: map[*elfpatch.Section]int{}, tables: map[string]int{}, bodies: map[int][]body{},
 	}
 }
@@ -198,8 +199,10 @@ func (u *kernelCutter) followEntries(p *piece) {
 	for _, e := range p.entries {
 		if !u.k.isIncluded(e) && !u.dropped[e] && u.admit(p, e) {
 			u.k.include(e)
+			u.followReplacement(e)
 		}
 	}
+	u.followSupport(p)
 }
 
 // admit decides whether the patch has an entry about its code.
@@ -213,6 +216,11 @@ func (u *kernelCutter) admit(p, e *piece) bool {
 		}
 	}
 	if sec.row.BootOnly {
+		if l, ok := u.s.bootLoadOf(e); ok {
+			u.loads[p] = append(u.loads[p], l)
+			u.dropped[e] = true
+			return false
+		}
 		if u.k.c.status(p) == Same { // of others Compare says so
 			u.refuse(refusal.BootConstant, where(p, uint64(max(u.s.codePlace(e), 0))), "%s: the kernel writes this constant only into its own image", name)
 		}
@@ -376,6 +384,9 @@ func (u *kernelCutter) finish(rels map[*elfpatch.Section][]elfpatch.Rela) {
 	for _, p := range u.k.order {
 		if len(u.stilled[p]) > 0 {
 			rels[u.k.places[p].sec] = u.still(p, rels[u.k.places[p].sec])
+		}
+		if len(u.loads[p]) > 0 {
+			rels[u.k.places[p].sec] = u.load(p, rels[u.k.places[p].sec])
 		}
 	}
 	b := &tableMaker{u: u, rels: rels}
