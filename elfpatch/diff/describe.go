@@ -26,6 +26,9 @@ func describe(s *side, p *piece, add int64) string {
 			if len(p.refs) > 0 {
 				name = "table"
 			}
+			if p.sec > 0 && s.secs[p.sec].kind == supportSect {
+				name = s.f.Sections[p.sec].Name
+			}
 		}
 	}
 	switch {

@@ -4,6 +4,7 @@ import (
 	"cmp"
 	"debug/elf"
 	"encoding/binary"
+	"math"
 	"slices"
 
 	"livepatch/elfpatch"
@@ -17,10 +18,11 @@ type lineTable struct {
 }
 
 type lineRow struct {
-	off  uint64
-	line int64
-	end  bool // behind the last instruction of a sequence
+	off  uint32
+	line int32 // noLine behind the last instruction of a sequence
 }
+
+const noLine = -1
 
 // readLines reads the line table of an object, nil if it has none that can be
 // read.
@@ -46,27 +48,27 @@ func readLines(f *elfpatch.File) *lineTable {
 			if c := cmp.Compare(a.off, b.off); c != 0 {
 				return c
 			}
-			return cmp.Compare(before(b.end), before(a.end)) // a sequence ends where the next begins
+			return cmp.Compare(sequence(a), sequence(b)) // one ends where the next begins
 		})
 	}
 	return t
 }
 
-func before(end bool) int {
-	if end {
-		return 1
+func sequence(r lineRow) int {
+	if r.line == noLine {
+		return 0
 	}
-	return 0
+	return 1
 }
 
 // at is the line of a place in a section.
 func (t *lineTable) at(sec int, off uint64) (int64, bool) {
 	rows := t.rows[sec]
-	k, _ := slices.BinarySearchFunc(rows, off+1, func(r lineRow, off uint64) int { return cmp.Compare(r.off, off) })
-	if k == 0 || rows[k-1].end {
+	k, _ := slices.BinarySearchFunc(rows, off+1, func(r lineRow, off uint64) int { return cmp.Compare(uint64(r.off), off) })
+	if k == 0 || rows[k-1].line == noLine {
 		return 0, false
 	}
-	return rows[k-1].line, true
+	return int64(rows[k-1].line), true
 }
 
 // lineReader reads the units of a .debug_line section one after the other.
@@ -218,9 +220,14 @@ func (r *lineReader) standard(op uint64, at, end int) (int, bool) {
 func (r *lineReader) reset() { r.sec, r.off, r.line = 0, 0, 1 }
 
 func (r *lineReader) emit(end bool) {
-	if r.sec > 0 {
-		r.t.rows[r.sec] = append(r.t.rows[r.sec], lineRow{r.off, r.line, end})
+	if r.sec <= 0 || r.off > math.MaxUint32 {
+		return
 	}
+	line := int32(noLine)
+	if !end {
+		line = int32(min(max(r.line, 0), math.MaxInt32))
+	}
+	r.t.rows[r.sec] = append(r.t.rows[r.sec], lineRow{uint32(r.off), line})
 }
 
 // setAddress starts a sequence at the place that a relocation names.
