@@ -321,8 +321,8 @@ func bpfSteps() []want {
 		{"stat -f / | grep -c Namelen", 0, []string{`^1$`}},
 		{"bpf " + fmt.Sprintf(attach, "fentry", 0) + "livepatch conflicts statfs.lpatch --kernel && livepatch apply statfs.lpatch --kernel && stat -f /; kill $p", 0, []string{
 			`^vmlinux: security_sb_statfs +none +BPF program "test_program" \(fentry, link \d+\): watches the function`, `^no conflicts$`, `^livepatch: patched 1 function`, `Input/output error$`}},
-		{"bpf " + fmt.Sprintf(attach, "fmod_ret", -13) + "cat /sys/kernel/tracing/enabled_functions; livepatch conflicts statfs.lpatch --kernel; stat -f /; livepatch revert lp_statfs --kernel; livepatch apply statfs.lpatch --kernel; livepatch revert lp_statfs --kernel; kill $p", 0, []string{
-			`may be: defeats +BPF program "test_program" \(fmod_ret, link \d+\): can end the call`, `^livepatch: 1 conflict$`, `Permission denied$`,
+		{"bpf " + fmt.Sprintf(attach, "fmod_ret", -13) + "cat /sys/kernel/tracing/enabled_functions; livepatch conflicts statfs.lpatch --kernel; stat -f /; livepatch revert lp_statfs --kernel; livepatch apply statfs.lpatch --kernel; echo again; stat -f /; livepatch revert lp_statfs --kernel; kill $p", 0, []string{
+			`may be: defeats +BPF program "test_program" \(fmod_ret, link \d+\): can end the call`, `^livepatch: 1 conflict$`, `Permission denied$`, `(?s)again\nstat: [^\n]*Permission denied$`,
 			`^livepatch: warning: vmlinux: security_sb_statfs: BPF program "test_program" \(fmod_ret, link \d+\): can end`}},
 	}
 }
