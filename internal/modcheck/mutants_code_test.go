@@ -112,6 +112,7 @@ var tableMutants = []mutant{
 	{name: "seal at another instruction", edits: swap("k_table .ibt_endbr_seal, new_show", "k_table .ibt_endbr_seal, new_twin"), want: refusal.TableEntry},
 	{name: "lock at another instruction", edits: swap("k_table .smp_locks, 3b", "k_table .smp_locks, 2b"), want: refusal.TableEntry},
 	{name: "ftrace site at another instruction", edits: swap("\t.quad 773b\n", "\t.quad 773b + 5\n"), want: refusal.TableEntry},
+	{name: "table that is not loaded", change: func(f *elfpatch.File) { section(f, ".return_sites").Flags &^= elf.SHF_ALLOC }, want: refusal.TableEntry},
 	{name: "entry without relocation", change: relocs("__bug_table", func(_ *elfpatch.File, list []elfpatch.Rela) []elfpatch.Rela { return list[1:] }), want: refusal.TableEntry},
 }
 
@@ -134,6 +135,7 @@ var codeMutants = []mutant{
 	{name: "call that is not listed", edits: swap("k_call spaced", "call spaced"), want: refusal.MitigationMissing},
 	{name: "no retpoline tag", edits: drop("\t.asciz \"retpoline=Y\"\n"), want: refusal.MitigationMissing},
 	{name: "no ORC tables", change: func(f *elfpatch.File) { section(f, ".orc_unwind").Name = ".xrc_unwind" }, want: refusal.UnwindMissing},
+	{name: "ORC tables that are not loaded", change: func(f *elfpatch.File) { section(f, ".orc_unwind").Flags &^= elf.SHF_ALLOC }, want: refusal.UnwindMissing},
 	{name: "function without ORC", change: relocs(".orc_unwind_ip", func(_ *elfpatch.File, list []elfpatch.Rela) []elfpatch.Rela {
 		list[0].Addend = list[1].Addend
 		return list

@@ -34,16 +34,16 @@ func (m *module) layoutOf(s *elfpatch.Section, row *kernel.Section, size uint64)
 // leads to an instruction of the kind that it is about.
 func (c *checker) checkTables() {
 	for _, s := range c.f.Sections {
-		if s.Flags&elf.SHF_ALLOC == 0 || s.Size == 0 {
-			continue
-		}
 		row := kernel.Lookup(c.f.Machine, s.Name)
-		if row == nil || len(row.Layouts) == 0 {
+		if s.Size == 0 || row == nil || len(row.Layouts) == 0 || row.Use != kernel.Entries && row.Use != kernel.Sites && row.Use != kernel.Unwind {
 			continue
 		}
-		if row.Use == kernel.Entries || row.Use == kernel.Sites || row.Use == kernel.Unwind {
-			c.checkTable(s, row)
+		if s.Flags&elf.SHF_ALLOC == 0 {
+			// The kernel finds tables by name, and relocates only what is loaded.
+			c.refuse(refusal.TableEntry, whatTable, s.Name, "the table is not loaded, so its entries are never relocated")
+			continue
 		}
+		c.checkTable(s, row)
 	}
 }
 

@@ -46,6 +46,10 @@ func (c *checker) checkUnwind() {
 		c.refuse(refusal.UnwindMissing, whatUnwind, ip.Name, "%d bytes of addresses (4 each) and %d bytes of entries (%d each)", ip.Size, orc.Size, orcSize)
 		return
 	}
+	if (ip.Flags&orc.Flags)&elf.SHF_ALLOC == 0 {
+		c.refuse(refusal.UnwindMissing, whatUnwind, "", "the ORC tables are not loaded")
+		return
+	}
 	if t.orcHeader != nil {
 		c.checkOrcHeader(t.orcHeader)
 	}
