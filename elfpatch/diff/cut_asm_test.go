@@ -109,43 +109,45 @@ type asmCase struct {
 
 func TestKernelCutAssembled(t *testing.T) {
 	for _, tc := range asmCases {
-		t.Run(tc.name, func(t *testing.T) {
-			a, b := assemble(t, tc.machine, tc.source)
-			d, err := Compare(a, b, Options{Name: "o", Kernel: true})
-			if err != nil {
-				t.Fatal(err)
+		t.Run(tc.name, tc.run)
+	}
+}
+
+func (tc *asmCase) run(t *testing.T) {
+	a, b := assemble(t, tc.machine, tc.source)
+	d, err := Compare(a, b, Options{Name: "o", Kernel: true})
+	if err != nil {
+		t.Fatal(err)
+	}
+	keys := strings.Fields(tc.modules)
+	cut, err := d.CutFor(CutOptions{ModuleKey: func(s string) (string, bool) { return "m", slices.Contains(keys, s) }})
+	if tc.refuse != nil {
+		list, _ := err.(refusal.List)
+		var codes []refusal.Code
+		for _, r := range list {
+			codes = append(codes, r.Code)
+		}
+		if !slices.Equal(codes, tc.refuse) {
+			t.Errorf("refused with %v, want %v\n%v", codes, tc.refuse, err)
+		}
+		return
+	}
+	if err != nil {
+		t.Fatalf("%v\n%s", err, summary(d))
+	}
+	wellFormedKernel(t, cut)
+	inspect(t, tc.machine, must(cut.Object.Bytes()))
+	if got := dump(t, cut, strings.Fields(tc.show)...); !slices.Equal(got, tc.want) {
+		t.Log(summary(d))
+		t.Errorf("the cut has\n%s\nwant\n%s", strings.Join(got, "\n"), strings.Join(tc.want, "\n"))
+		if os.Getenv("UPDATE_GOLDEN") != "" { // to be read before it is copied
+			fmt.Printf("CASE %s\n", tc.name)
+			for _, line := range got {
+				fmt.Printf("\t\t\t%q,\n", line)
 			}
-			keys := strings.Fields(tc.modules)
-			cut, err := d.CutFor(CutOptions{ModuleKey: func(s string) (string, bool) { return "m", slices.Contains(keys, s) }})
-			if tc.refuse != nil {
-				list, _ := err.(refusal.List)
-				var codes []refusal.Code
-				for _, r := range list {
-					codes = append(codes, r.Code)
-				}
-				if !slices.Equal(codes, tc.refuse) {
-					t.Errorf("refused with %v, want %v\n%v", codes, tc.refuse, err)
-				}
-				return
-			}
-			if err != nil {
-				t.Fatalf("%v\n%s", err, summary(d))
-			}
-			wellFormedKernel(t, cut)
-			inspect(t, tc.machine, must(cut.Object.Bytes()))
-			if got := dump(t, cut, strings.Fields(tc.show)...); !slices.Equal(got, tc.want) {
-				t.Log(summary(d))
-				t.Errorf("the cut has\n%s\nwant\n%s", strings.Join(got, "\n"), strings.Join(tc.want, "\n"))
-				if os.Getenv("UPDATE_GOLDEN") != "" { // to be read before it is copied
-					fmt.Printf("CASE %s\n", tc.name)
-					for _, line := range got {
-						fmt.Printf("\t\t\t%q,\n", line)
-					}
-				}
-			}
-			if !slices.Equal(cut.Kernel.Warnings, tc.warn) {
-				t.Errorf("warnings %q, want %q", cut.Kernel.Warnings, tc.warn)
-			}
-		})
+		}
+	}
+	if !slices.Equal(cut.Kernel.Warnings, tc.warn) {
+		t.Errorf("warnings %q, want %q", cut.Kernel.Warnings, tc.warn)
 	}
 }

@@ -81,7 +81,7 @@ func (c *comparison) refuseFunction(b *piece, vdso string) {
 		c.refuse(refusal.NoPatchSite, c.nameOf(b), "it changed and cannot be redirected: %s", why)
 	}
 	for _, e := range b.entries {
-		if c.patched.secs[e.sec].row.BootOnly {
+		if _, load := c.patched.bootLoadOf(e); c.patched.secs[e.sec].row.BootOnly && !load {
 			c.refuse(refusal.BootConstant, describe(c.patched, b, c.patched.codePlace(e)),
 				"%s, and the instruction holds a constant that the kernel fills in at boot, in its own image only (%s)", statusWord(c.status(b)), c.patched.f.Sections[e.sec].Name)
 			break
