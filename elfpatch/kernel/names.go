@@ -33,6 +33,7 @@ var SpecialStatics = []NameRule{
 	{"_alloc_tag", "place that allocates", "include/linux/alloc_tag.h, 6.12"},
 	{"______f", "counters of a branch", "include/linux/compiler.h, 6.12"},
 	{"__msg", "message of a netlink error", "include/linux/netlink.h, 6.12"},
+	{"___tp_str", "text for traces", "include/linux/tracepoint.h, 6.12"},
 }
 
 // OnceSections hold nothing but flags that say that something was done once.
