@@ -126,7 +126,7 @@ func capturedFacts(c *cli.Context) (*kstate.Facts, error) {
 func printConflicts(p *printer, list []kstate.Conflict) error {
 	bad := 0
 	for i := range list {
-		if list[i].Effect != kstate.Harm {
+		if list[i].Effect != kstate.Harmless {
 			bad++
 		}
 	}

@@ -2,12 +2,14 @@ package klp
 
 import (
 	"context"
+	"encoding/hex"
 	"errors"
 	"fmt"
 	"io/fs"
 	"os"
 	"time"
 
+	"livepatch/internal/kimage"
 	"livepatch/internal/kstate"
 	"livepatch/internal/pack"
 	"livepatch/internal/refusal"
@@ -32,7 +34,11 @@ func (l *loader) verify(pkg *pack.Package) (*kstate.Verdict, *kstate.Facts, erro
 	if err != nil {
 		return nil, nil, err
 	}
-	v := kstate.Judge(kstate.Plan{Name: pkg.Manifest.Name, Kernel: k}, pkg.Members[k.Payload.Member], facts)
+	plan := kstate.Plan{Name: pkg.Manifest.Name, Kernel: k}
+	if m, err := kimage.ParseModule(pkg.Members[k.Payload.Member]); err == nil {
+		plan.BuildID = hex.EncodeToString(m.BuildID)
+	}
+	v := kstate.Judge(plan, pkg.Members[k.Payload.Member], facts)
 	if !v.Foreign {
 		l.opt.progress("looking up symbols")
 		v.Symbols(l.Files(), k, facts)

@@ -41,7 +41,7 @@ func (c *claim) programs() bool {
 		known = true
 		switch l.Kind {
 		case BPFEntry, BPFExit:
-			c.add(KindBPF, Harm, l.String(), "watches the function; it goes on and sees the replacement under the old name")
+			c.add(KindBPF, Harmless, l.String(), "watches the function; it goes on and sees the replacement under the old name")
 		default:
 			c.add(KindBPF, Defeats, l.String(), "can end the call before the patch is reached, and nothing reports that").Certain = false
 		}

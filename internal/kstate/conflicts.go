@@ -14,10 +14,10 @@ type Effect string
 
 // The effects, the worst first.
 const (
-	Blocks  Effect = "blocks"  // the kernel refuses to load the patch
-	Defeats Effect = "defeats" // the patch or an earlier one has no effect, though nothing reports it
-	Breaks  Effect = "breaks"  // the other one stops working
-	Harm    Effect = "none"    // both work
+	Blocks   Effect = "blocks"  // the kernel refuses to load the patch
+	Defeats  Effect = "defeats" // the patch or an earlier one has no effect, though nothing reports it
+	Breaks   Effect = "breaks"  // the other one stops working
+	Harmless Effect = "none"    // both work
 )
 
 // The kinds of conflicts.
@@ -50,8 +50,9 @@ func (c *Conflict) Where() string { return c.Object + ": " + c.Function }
 
 // A Plan is a package that is to be loaded.
 type Plan struct {
-	Name   string // of the patch, for messages
-	Kernel *manifest.Kernel
+	Name    string // of the patch, for messages
+	Kernel  *manifest.Kernel
+	BuildID string // of the module, hexadecimal; "" if it is not known
 }
 
 // Conflicts lists who is attached to the functions that packages replace. The
@@ -100,7 +101,7 @@ func (c *claim) packages(before []Plan) {
 				continue
 			}
 			if c.plan.Kernel.Replace {
-				c.add(KindPackage, Harm, p.Name, "is replaced by %s as a whole", c.plan.Name)
+				c.add(KindPackage, Harmless, p.Name, "is replaced by %s as a whole", c.plan.Name)
 			} else {
 				c.add(KindPackage, Defeats, p.Name, "its version of the function would lie beneath that of %s and have no effect", c.plan.Name)
 			}
@@ -114,7 +115,7 @@ func (c *claim) livepatches() {
 			continue
 		}
 		if c.plan.Kernel.Replace {
-			c.add(KindLivepatch, Harm, p.Name, "is replaced as a whole")
+			c.add(KindLivepatch, Harmless, p.Name, "is replaced as a whole")
 		} else {
 			c.add(KindLivepatch, Defeats, p.Name, "its version of the function would lie beneath this one and have no effect")
 		}
@@ -205,7 +206,7 @@ func (c *claim) direct(t *Traced) {
 		c.add(KindBPF, Defeats, who, "if one of its programs is of the kinds fmod_ret or lsm, it can end the call before the patch is reached, "+
 			"and nothing reports that; bpftool link shows the kinds").Certain = false
 	default:
-		c.add(KindBPF, Harm, who, "BPF programs watch the function; they go on and see the replacement under the old name")
+		c.add(KindBPF, Harmless, who, "BPF programs watch the function; they go on and see the replacement under the old name")
 	}
 }
 
@@ -230,7 +231,7 @@ func (c *claim) tracers(t *Traced) {
 		c.add(KindTracer, Defeats, strings.Join(who, ", "), "if a BPF program is attached through it that overrides the return value, "+
 			"it can end the call before the patch is reached, and nothing reports that").Certain = false
 	default:
-		c.add(KindTracer, Harm, strings.Join(who, ", "), "watches the function's entry and goes on to; it sees the replacement under the old name")
+		c.add(KindTracer, Harmless, strings.Join(who, ", "), "watches the function's entry and goes on to; it sees the replacement under the old name")
 	}
 }
 
@@ -264,7 +265,7 @@ func (c *claim) kprobes() {
 			c.add(KindProbe, Defeats, k.String(), "if a BPF program is attached that overrides the return value, or fault injection, "+
 				"it can end the call before the patch is reached, and nothing reports that").Certain = false
 		default:
-			c.add(KindProbe, Harm, k.String(), "sits on the function's entry and goes on firing")
+			c.add(KindProbe, Harmless, k.String(), "sits on the function's entry and goes on firing")
 		}
 		if c.function.Position > 0 && before < len(c.found) {
 			c.found[before].Certain = false

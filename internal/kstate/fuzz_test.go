@@ -27,7 +27,7 @@ func FuzzTracers(f *testing.F) {
 				t.Errorf("%+v", k)
 			}
 		}
-		plan := Plan{"fix", &manifest.Kernel{Objects: []manifest.KernelObject{{Name: manifest.Vmlinux, Functions: []manifest.KernelFunction{{Name: name}}}}}}
+		plan := Plan{Name: "fix", Kernel: &manifest.Kernel{Objects: []manifest.KernelObject{{Name: manifest.Vmlinux, Functions: []manifest.KernelFunction{{Name: name}}}}}}
 		for _, c := range Conflicts([]Plan{plan}, facts) {
 			if c.Function != name || c.Text == "" || c.Who == "" {
 				t.Errorf("%+v", c)

@@ -109,6 +109,8 @@ func (j *judge) names() {
 	switch {
 	case p != nil && p.Transition:
 		j.v.Busy = fmt.Sprintf("livepatch %s is in transition (%s)", name, p.Condition())
+	case p != nil && m != nil && m.BuildID != "" && j.plan.BuildID != "" && m.BuildID != j.plan.BuildID:
+		j.refuse(refusal.AlreadyApplied, "kernel", "livepatch %s is %s, from another package: its module is build %s, that of this package %s", name, p.Condition(), m.BuildID, j.plan.BuildID)
 	case p != nil:
 		j.v.Applied = p.Enabled
 		j.refuse(refusal.AlreadyApplied, "kernel", "livepatch %s is %s", name, p.Condition())
@@ -197,7 +199,7 @@ func (j *judge) conflicts() {
 	for i := range j.v.Conflicts {
 		c := &j.v.Conflicts[i]
 		switch {
-		case c.Effect == Harm:
+		case c.Effect == Harmless:
 		case c.Certain && (c.Effect == Blocks || c.Effect == Defeats):
 			j.refuse(refusal.FunctionClaimed, c.Where(), "%s: %s", c.Who, c.Text)
 		default:

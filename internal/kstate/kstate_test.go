@@ -290,7 +290,7 @@ func TestBuildID(t *testing.T) {
 // planOf is a package for the captured machine that replaces a function.
 func planOf(function string, replace bool) Plan {
 	id, _ := hex.DecodeString(buildIDOf612)
-	return Plan{"fix", &manifest.Kernel{
+	return Plan{Name: "fix", Kernel: &manifest.Kernel{
 		Release: "6.12.117+deb12-cloud-amd64", BuildID: id, Module: "fix", Replace: replace,
 		Objects: []manifest.KernelObject{{Name: manifest.Vmlinux, BuildID: id, Functions: []manifest.KernelFunction{{Name: function}}}},
 	}}
@@ -347,6 +347,10 @@ func TestJudge(t *testing.T) {
 		{name: "all at once", facts: func(f *Facts) { f.SigEnforce, f.FtraceEnabled, f.CanLoad = true, false, false }, want: "no-permission ftrace-disabled module-signature"},
 		{name: "applied", plan: kernel(func(k *manifest.Kernel) { k.Module = "lp_all" }), want: "already-applied", text: "livepatch lp_all is enabled",
 			others: func(v *Verdict) bool { return v.Applied && !v.Foreign }},
+		{name: "applied from this package", plan: func(p *Plan) { p.Kernel.Module, p.BuildID = "lp_all", "0a" }, facts: func(f *Facts) { f.Module("lp_all").BuildID = "0a" }, want: "already-applied",
+			others: func(v *Verdict) bool { return v.Applied }},
+		{name: "applied from another package", plan: func(p *Plan) { p.Kernel.Module, p.BuildID = "lp_all", "0a" }, facts: func(f *Facts) { f.Module("lp_all").BuildID = "0b" }, want: "already-applied",
+			text: "from another package: its module is build 0b, that of this package 0a", others: func(v *Verdict) bool { return !v.Applied }},
 		{name: "replaced before", plan: kernel(func(k *manifest.Kernel) { k.Module = "lp_one" }), want: "already-applied", text: "livepatch revert --kernel lp_one unloads it"},
 		{name: "other module", plan: kernel(func(k *manifest.Kernel) { k.Module = "xfs" }), want: "already-applied", text: "which is no livepatch"},
 		{name: "other in transition", facts: func(f *Facts) { f.Patches[0].Transition = true }, others: func(v *Verdict) bool { return strings.Contains(v.Busy, "lp_all is in transition") }},
@@ -464,7 +468,7 @@ func TestConflictsOfPackages(t *testing.T) {
 		t.Errorf("%+v", got)
 	}
 	b.Kernel.Replace = true
-	if got := Conflicts([]Plan{a, b}, &Facts{}); len(got) != 1 || got[0].Effect != Harm {
+	if got := Conflicts([]Plan{a, b}, &Facts{}); len(got) != 1 || got[0].Effect != Harmless {
 		t.Errorf("%+v", got)
 	}
 }
