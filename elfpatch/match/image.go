@@ -86,6 +86,9 @@ func newImage(f, debug *elfpatch.File, obj *object) (*image, error) {
 			img.preemptible = false // a program: its own definitions come first
 		}
 	}
+	if img.kernel {
+		img.preemptible = false // arm64's vmlinux is linked as a library is
+	}
 	return img, nil
 }
 

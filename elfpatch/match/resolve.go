@@ -110,7 +110,7 @@ func (p *prover) slotValue(addr uint64) (uint64, bool) {
 		return uint64(s.addend), s.name == "" && isRelative(p.obj.f.Machine, s.typ)
 	}
 	b, ok := p.img.f.ReadAddr(addr, 8)
-	if !ok || p.img.f.Type == elf.ET_DYN {
+	if !ok || p.img.f.Type == elf.ET_DYN && !p.img.kernel {
 		return 0, false
 	}
 	v := binary.LittleEndian.Uint64(b)
