@@ -127,7 +127,8 @@ func counted(name string) bool {
 	return isBranchThunk(name) || name == "__fentry__" || strings.HasPrefix(name, "__SCT__")
 }
 
-// callee returns the name of the symbol that a branch is relocated to.
+// callee returns the name of the symbol that a branch is relocated to; of a
+// livepatch symbol that of what it stands for.
 func (c *checker) callee(at place, in disasm.Inst) (string, bool) {
 	r, ok := c.at(at.plus(int64(in.PCRel.Off)))
 	if !ok {
@@ -136,6 +137,9 @@ func (c *checker) callee(at place, in disasm.Inst) (string, bool) {
 	s, ok := c.symbol(r.Symbol)
 	if !ok {
 		return "", false
+	}
+	if _, name, _, klp := splitSymbol(s.Name); klp {
+		return name, true
 	}
 	return s.Name, true
 }
