@@ -258,11 +258,9 @@ func (e *emitter) checkKLP(b Binding, where string) {
 
 // definedSymbol returns the symbol of the module for one of the object.
 func (e *emitter) definedSymbol(name string) uint32 {
-	for i, s := range e.in.Symbols {
-		if s.Name == name && s.Section > 0 && s.Type != elf.STT_SECTION && e.syms[i] != 0 {
-			return e.syms[i]
-		}
+	sym := e.defs[name]
+	if sym == 0 {
+		e.refuse(refusal.KLPStructures, name, "the symbol is not part of the module")
 	}
-	e.refuse(refusal.KLPStructures, name, "the symbol is not part of the module")
-	return 0
+	return sym
 }

@@ -19,6 +19,7 @@ type emitter struct {
 	out  *elfpatch.File
 	secs []*elfpatch.Section // of out, by the index in in; nil if left out
 	syms []uint32            // of out, by the index in in; 0 if not (yet) there
+	defs map[string]uint32   // symbols of out for those that in defines, by name
 
 	bound   map[string]uint32             // symbols of out for exports and livepatch symbols, by their names there
 	imports map[string]Binding            // exports that are referred to, by name
@@ -43,7 +44,7 @@ func Emit(s Spec) ([]byte, error) {
 	}
 	e := &emitter{
 		s: &s, in: s.Object, out: elfpatch.New(elf.ET_REL, s.Object.Machine), ops: machines[s.Object.Machine],
-		bound: map[string]uint32{}, imports: map[string]Binding{}, rels: map[int][]elfpatch.Rela{}, klp: map[klpTarget][]elfpatch.Rela{},
+		defs: map[string]uint32{}, bound: map[string]uint32{}, imports: map[string]Binding{}, rels: map[int][]elfpatch.Rela{}, klp: map[klpTarget][]elfpatch.Rela{},
 	}
 	if e.ops == nil || s.Object.Type != elf.ET_REL {
 		return nil, fmt.Errorf("emit %s: the object is %v for %v", s.Name, s.Object.Type, s.Object.Machine)
@@ -167,6 +168,9 @@ func (e *emitter) copySymbols() {
 		}
 		s.Bind = elf.STB_LOCAL
 		e.syms[i] = uint32(e.out.AddSymbol(s))
+		if _, twice := e.defs[s.Name]; !twice && s.Section > 0 && s.Type != elf.STT_SECTION {
+			e.defs[s.Name] = e.syms[i]
+		}
 	}
 }
 
@@ -198,7 +202,7 @@ func (e *emitter) refuse(code refusal.Code, where, format string, args ...any) {
 	e.refused = append(e.refused, refusal.New(code, at, format, args...))
 }
 
-// addNote adds the section of the build-id, still empty.
+// addBuildID adds the section of the build-id, still empty.
 func (e *emitter) addBuildID() *elfpatch.Section {
 	d := make([]byte, 16+buildIDSize)
 	le.PutUint32(d, 4)
