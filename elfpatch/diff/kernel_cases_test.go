@@ -212,6 +212,13 @@ void b(int x) { g = x; }
 `, want: "2 changed a boot-constant"},
 	{name: "a number before printk", only: "gcc", source: "line-falseneg.c", want: "0 changed fill changed set_limit"},
 	{name: "a table of a switch", source: "cswtch-falseneg.c", want: "0 changed perm_for_mode"},
+	{name: "counted names", source: `
+extern int *use(int *);
+static int UNIQUE(state, 1, 2) __attribute__((used)) = 3;
+static int UNIQUE(other, 2, 3) = 4;
+void a(int x) { g = *use(&UNIQUE(other, 2, 3)); }
+void b(int x) { g = x + AFTER_OR(2, 1); }
+`, want: "0 changed b"},
 	{name: "a table of operations", source: `
 static int one(int x) { return x + g; }
 static int two(int x) { return x - g; }
@@ -240,8 +247,10 @@ void b(void) { asm volatile(".pushsection .smp_locks,\"a\"\n.balign 4\n.long 671
 
 const kernelPrelude = `#ifdef AFTER
 #define AFTER_OR(a, b) a
+#define UNIQUE(name, before, after) __UNIQUE_ID_##name##after
 #else
 #define AFTER_OR(a, b) b
+#define UNIQUE(name, before, after) __UNIQUE_ID_##name##before
 #endif
 `
 

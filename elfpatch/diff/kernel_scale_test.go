@@ -103,6 +103,22 @@ func TestMergedObjects(t *testing.T) {
 	if one > 1.5*sum {
 		t.Errorf("%d objects together take %.0f bytes, by themselves %.0f", len(parts), one, sum)
 	}
+	size := 0
+	for _, f := range merged {
+		for _, sec := range f.Sections {
+			size += len(sec.Data)
+		}
+	}
+	var before, after runtime.MemStats
+	runtime.GC()
+	runtime.ReadMemStats(&before)
+	d := kernelCompare(t, merged[0], merged[1])
+	runtime.GC()
+	runtime.ReadMemStats(&after)
+	if live := float64(after.HeapAlloc) - float64(before.HeapAlloc); live > 3*float64(size) {
+		t.Errorf("the comparison of objects of %d bytes holds %.0f", size, live)
+	}
+	runtime.KeepAlive(d)
 	if os.Getenv("LIVEPATCH_SLOW") == "" {
 		return
 	}

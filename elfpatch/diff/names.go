@@ -12,10 +12,21 @@ func parentName(name string) (string, bool) {
 	return name[:i], true
 }
 
+// uniquePrefix starts names that a macro of the kernel makes unique with a
+// counter at their end.
+const uniquePrefix = "__UNIQUE_ID_"
+
 // stem is a name without the numbers that compilers count up from one
 // compilation to the next: "n" for "n.12", "f.constprop.isra" for
 // "f.constprop.0.isra.3", "f.llvm" for "f.llvm.8172".
 func stem(name string) string {
+	if strings.HasPrefix(name, uniquePrefix) {
+		first, rest, _ := strings.Cut(name, ".")
+		name = strings.TrimRight(first, "0123456789")
+		if rest != "" {
+			name += "." + rest
+		}
+	}
 	if strings.IndexByte(name, '.') <= 0 {
 		return name
 	}
