@@ -10,6 +10,7 @@ import (
 
 	"livepatch/internal/check"
 	"livepatch/internal/kimage"
+	"livepatch/internal/modcheck"
 	"livepatch/internal/pack"
 	"livepatch/manifest"
 )
@@ -46,6 +47,7 @@ type inspection struct {
 	Digest   string             `json:"digest"` // SHA-256 that the last member states
 	Manifest *manifest.Manifest `json:"manifest"`
 	Payloads []check.Payload    `json:"payloads"`
+	Module   *modcheck.Info     `json:"module,omitempty"` // of a package for a kernel
 }
 
 func inspect(c *cli.Context) error {
@@ -65,19 +67,20 @@ func inspect(c *cli.Context) error {
 	if err != nil {
 		return err
 	}
-	payloads, err := check.Payloads(pkg)
-	if err != nil {
+	in := inspection{File: args[0], Size: len(b), Digest: pack.Digest(b), Manifest: pkg.Manifest}
+	names := namer(c.Bool("demangle"))
+	if pkg.Manifest.Kernel != nil {
+		return inspectKernel(p, in, pkg, names)
+	}
+	if in.Payloads, err = check.Payloads(pkg); err != nil {
 		return fmt.Errorf("inspect %s: %w", args[0], err)
 	}
 	if p.json {
-		return p.JSON(inspection{args[0], len(b), pack.Digest(b), pkg.Manifest, payloads})
+		return p.JSON(in)
 	}
-	m := pkg.Manifest
-	p.Printf("%s  %s\n", p.Paint(bold, "patch"), m.Name)
-	p.Printf("made by %s %s, %d bytes, sha256 %s\n", m.Tool.Name, m.Tool.Version, len(b), pack.Digest(b))
-	names := namer(c.Bool("demangle"))
-	for i := range m.Targets {
-		printTarget(p, &m.Targets[i], payloads[i], names)
+	printPatch(p, in)
+	for i := range pkg.Manifest.Targets {
+		printTarget(p, &pkg.Manifest.Targets[i], in.Payloads[i], names)
 	}
 	return nil
 }

@@ -87,7 +87,11 @@ func printModuleTables(p *printer, x *modcheck.Info) {
 	rows.print()
 	rows = newTable(p, "relocations", "SECTION", "COUNT", "OBJECT")
 	for _, r := range x.Relocations {
-		rows.row(printable(r.Section), fmt.Sprint(r.Count), printable(r.Object))
+		owner := "-"
+		if r.Object != "" {
+			owner = printable(r.Object)
+		}
+		rows.row(printable(r.Section), fmt.Sprint(r.Count), owner)
 	}
 	rows.print()
 	rows = newTable(p, "imports", "CHECKSUM", "NAME")
