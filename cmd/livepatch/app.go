@@ -61,6 +61,7 @@ func commands() []*cli.Command {
 		explainCommand(),
 		completionCommand(),
 		manCommand(),
+		headersCommand(),
 		versionCommand(),
 	}
 }

@@ -7,6 +7,7 @@ import (
 	"slices"
 
 	"livepatch/elfpatch"
+	"livepatch/elfpatch/kernel"
 	"livepatch/elfpatch/match"
 	"livepatch/internal/kimage"
 	"livepatch/internal/kmod"
@@ -40,6 +41,8 @@ type kernelSteps struct {
 	targets  []*kernelTarget
 	image    *kernelTarget // the kernel image, a target or not
 	exports  map[string]kimage.Export
+	abi      *kimage.ABI
+	strides  map[string]uint64 // sizes of entries, by section
 	refusals refusal.List
 
 	parts    []*kernelPart
@@ -133,6 +136,18 @@ func newKernelSteps(in Inputs) (*kernelSteps, error) {
 		}
 		t.File = t.Module.Linked
 		k.targets = append(k.targets, newKernelTarget(t.Module.Name, moduleTable{t.Module}, t))
+	}
+	if k.abi = in.Kernel.ABI; k.abi == nil {
+		var err error
+		if k.abi, err = kimage.ABIFromBTF(in.Kernel.Image.BTF, in.Kernel.Image.Machine); err != nil {
+			return nil, fmt.Errorf("read the kernel's type information: %w", err)
+		}
+	}
+	k.strides = map[string]uint64{}
+	for _, t := range kernel.Tables {
+		if s, ok := k.abi.Structs[t.Struct]; ok {
+			k.strides[t.Section] = s.Size
+		}
 	}
 	var err error
 	k.exports, err = k.allExports()

@@ -13,7 +13,6 @@ import (
 	"livepatch/elfpatch/diff"
 	"livepatch/elfpatch/match"
 	"livepatch/fentry"
-	"livepatch/internal/kimage"
 	"livepatch/internal/kmod"
 	"livepatch/internal/modcheck"
 	"livepatch/internal/refusal"
@@ -87,7 +86,10 @@ func (k *kernelSteps) cut() error {
 			if p.proof == nil {
 				continue
 			}
-			cut, err := p.delta.CutFor(diff.CutOptions{ModuleKey: func(key string) (string, bool) { return k.ownerOf(t, key) }})
+			cut, err := p.delta.CutFor(diff.CutOptions{
+				ModuleKey: func(key string) (string, bool) { return k.ownerOf(t, key) },
+				Strides:   k.strides,
+			})
 			if err := t.note(err); err != nil {
 				return fmt.Errorf("cut %s: %w", p.PatchedName, err)
 			}
@@ -177,8 +179,8 @@ func (k *kernelSteps) merge() error {
 	}
 	k.merged, k.code = merged, merged.Object
 	switch {
-	case raw == 0 || k.kernel.Image.Machine != elf.EM_X86_64:
-		return nil
+	case raw == 0 || !traits(k.kernel.Image, 0).ORC:
+		return nil // objtool has seen the objects, or the kernel does without
 	case raw < len(parts):
 		return refusal.List{refusal.New(refusal.ObjectsUnrelated, k.in.Name,
 			"objtool has processed %d of %d objects: make all of them in the same way", len(parts)-raw, len(parts))}
@@ -247,15 +249,8 @@ func (k *kernelSteps) moduleName() string {
 // emit makes the module.
 func (k *kernelSteps) emit() error {
 	img := k.kernel.Image
-	abi := k.kernel.ABI
-	if abi == nil {
-		var err error
-		if abi, err = kimage.ABIFromBTF(img.BTF, img.Machine); err != nil {
-			return fmt.Errorf("read the kernel's type information: %w", err)
-		}
-	}
 	k.spec = traits(img, k.kernel.Versions)
-	k.spec.Name, k.spec.Object, k.spec.ABI = k.moduleName(), k.code, abi
+	k.spec.Name, k.spec.Object, k.spec.ABI = k.moduleName(), k.code, k.abi
 	k.spec.Replace = !k.kernel.NoReplace
 	for _, s := range k.kernel.States {
 		k.spec.States = append(k.spec.States, kmod.State{ID: s.ID, Version: s.Version})

@@ -22,7 +22,7 @@ var imports = map[string][]string{
 	"internal/kmod":     {"elfpatch", "elfpatch/diff", "elfpatch/kernel", "internal/kimage", "internal/refusal"},
 	"internal/modcheck": {"disasm", "elfpatch", "elfpatch/kernel", "internal/check", "internal/kimage", "internal/pack", "internal/refusal", "manifest"},
 	"internal/check":    {"disasm", "elfpatch", "internal/pack", "internal/refusal", "manifest", "trampoline"},
-	"internal/build": {"elfpatch", "elfpatch/diff", "elfpatch/match", "fentry", "internal/check", "internal/kimage", "internal/kmod",
+	"internal/build": {"elfpatch", "elfpatch/diff", "elfpatch/kernel", "elfpatch/match", "fentry", "internal/check", "internal/kimage", "internal/kmod",
 		"internal/modcheck", "internal/pack", "internal/pobj", "internal/refusal", "manifest", "trampoline"},
 	"internal/resolve": {"elfpatch"},
 	"internal/live":    {},
@@ -43,8 +43,8 @@ var imports = map[string][]string{
 	"internal/process": {"elfpatch", "internal/live", "internal/pack", "internal/refusal", "internal/resolve",
 		"manifest", "trampoline", "golang.org/x/sys/unix"},
 	"cmd/livepatch-vm": {"internal/testkit/vm"},
-	"cmd/livepatch": {"docs", "elfpatch", "elfpatch/diff", "elfpatch/kernel", "fentry", "internal/build", "internal/check", "internal/demo",
-		"internal/image", "internal/kimage", "internal/klp", "internal/kstate", "internal/live", "internal/modcheck", "internal/pack", "internal/process", "internal/refusal", "manifest",
+	"cmd/livepatch": {"docs", "elfpatch", "elfpatch/diff", "elfpatch/kernel", "fentry", "internal/build", "internal/check", "internal/compile", "internal/demo", "internal/header",
+		"internal/image", "internal/kimage", "internal/klp", "internal/kmod", "internal/kstate", "internal/live", "internal/modcheck", "internal/pack", "internal/process", "internal/refusal", "manifest",
 		"github.com/ianlancetaylor/demangle", "github.com/urfave/cli/v2", "golang.org/x/term"},
 }
 
