@@ -119,7 +119,7 @@ func Run(ctx context.Context, c Config) (*Result, error) {
 	r.Elapsed = time.Since(start)
 	switch {
 	case ctx.Err() != nil:
-		return r, fmt.Errorf("%w: %w", ErrIncomplete, ctx.Err())
+		return r, fmt.Errorf("%w: %w: %s", ErrIncomplete, ctx.Err(), tail(r.Console, 6000))
 	case err != nil:
 		return r, fmt.Errorf("%s: %w: %s", m.qemu, err, tail(r.Console, 2000))
 	case len(r.Steps) != len(c.Steps):
