@@ -121,11 +121,11 @@ func (k *kernelSteps) describeFunc(t *kernelTarget, f *kernelFunc) manifest.Kern
 	name := k.replacement(f)
 	out := manifest.KernelFunction{
 		Name: f.name.name, Object: f.pair.OrigName, Position: f.name.pos, Size: f.fn.Size,
-		Site:        manifest.Site{Kind: string(f.site.Kind), Expected: manifest.Hex(f.site.Expected), Room: f.site.Room},
+		Site:        manifest.Site{Kind: string(f.site.Kind), Room: f.site.Room},
 		Replacement: name, SHA256: f.body[:], Proof: string(f.fn.Found),
 	}
-	if n := siteLength(t.target.File.Machine, f); n < len(out.Site.Expected) {
-		out.Site.Expected = out.Site.Expected[:n]
+	if b, ok := t.bytes(f.site.Site, siteLength(t.target.File.Machine, f)); ok {
+		out.Site.Expected = b
 	}
 	out.Section, out.Address = t.place(f.fn.Addr)
 	_, out.Site.Address = t.place(f.site.Site)
@@ -139,11 +139,30 @@ func (k *kernelSteps) describeFunc(t *kernelTarget, f *kernelFunc) manifest.Kern
 
 // siteLength is the length of what ftrace rewrites: one call, or the pair of
 // NOPs that arm64 keeps for it.
-func siteLength(m elf.Machine, f *kernelFunc) int {
+func siteLength(m elf.Machine, f *kernelFunc) uint64 {
 	if m == elf.EM_X86_64 {
 		return 5
 	}
-	return max(f.site.Nops, 4)
+	return uint64(max(f.site.Nops, 4))
+}
+
+// bytes are n bytes at an address as the file holds them: of a module that is
+// before its relocations are applied.
+func (t *kernelTarget) bytes(addr, n uint64) ([]byte, bool) {
+	if t.target.Module == nil {
+		return t.target.File.ReadAddr(addr, int(n))
+	}
+	for i, s := range t.target.File.Sections {
+		if s.Flags&elf.SHF_ALLOC == 0 || addr < s.Addr || addr-s.Addr >= s.Size {
+			continue
+		}
+		data, off := t.target.Module.File.Sections[i].Data, addr-s.Addr
+		if off+n > uint64(len(data)) {
+			return nil, false
+		}
+		return data[off : off+n], true
+	}
+	return nil, false
 }
 
 // place is an address as the manifest has it: in modules it counts from the

@@ -71,7 +71,7 @@ func (t *kernelTarget) findOne(finder *fentry.Finder, p *pairSteps, fn match.Fun
 	if site.Verdict != fentry.Yes {
 		return nil, refusal.New(refusal.NoPatchSite, where, "ftrace cannot redirect it: %s", site.Reason)
 	}
-	body, ok := t.target.File.ReadAddr(fn.Addr, int(fn.Size))
+	body, ok := t.bytes(fn.Addr, fn.Size)
 	if !ok {
 		return nil, errors.New("a proven function lies outside the file") // cannot happen: it was compared
 	}
