@@ -152,17 +152,13 @@ func (t *kernelTarget) bytes(addr, n uint64) ([]byte, bool) {
 	if t.target.Module == nil {
 		return t.target.File.ReadAddr(addr, int(n))
 	}
-	for i, s := range t.target.File.Sections {
-		if s.Flags&elf.SHF_ALLOC == 0 || addr < s.Addr || addr-s.Addr >= s.Size {
-			continue
-		}
-		data, off := t.target.Module.File.Sections[i].Data, addr-s.Addr
-		if off+n > uint64(len(data)) {
-			return nil, false
-		}
-		return data[off : off+n], true
+	// The laid out file has sections of its own, in another order.
+	name, off := t.place(addr)
+	s := t.target.Module.File.Section(name)
+	if s == nil || off+n > uint64(len(s.Data)) {
+		return nil, false
 	}
-	return nil, false
+	return s.Data[off : off+n], true
 }
 
 // place is an address as the manifest has it: in modules it counts from the

@@ -158,6 +158,10 @@ func newIndex(syms []Symbol) index {
 	return x
 }
 
+// Reindex makes Named, At and Sympos go by Symbols as it is now, after a change
+// or in a Kernel that Parse has not made.
+func (k *Kernel) Reindex() { k.index = newIndex(k.Symbols) }
+
 // Named returns the indices of the symbols of a name, in kallsyms order.
 func (x *index) Named(name string) []int { return ints(x.byName[name]) }
 
