@@ -5,25 +5,35 @@ import (
 	"fmt"
 	"os"
 	"syscall"
-	"unsafe"
 )
+
+// getdents reads a directory into places where a program may not write: a page that
+// can only be read, an address that no processor has, and one of the kernel's.
+func getdents(name string) error {
+	dir, err := syscall.Open(name, syscall.O_RDONLY|syscall.O_DIRECTORY, 0)
+	if err != nil {
+		return err
+	}
+	page, err := syscall.Mmap(-1, 0, 4096, syscall.PROT_READ, syscall.MAP_PRIVATE|syscall.MAP_ANON)
+	if err != nil {
+		return err
+	}
+	_, err = syscall.ReadDirent(dir, page)
+	fmt.Println(err)
+	for _, at := range []uintptr{1 << 56, 1<<64 - 1<<21} {
+		_, _, errno := syscall.Syscall(syscall.SYS_GETDENTS64, uintptr(dir), at, 4096)
+		fmt.Println(errno)
+	}
+	return nil
+}
 
 func main() {
 	if len(os.Args) != 3 || os.Args[1] != "getdents-fault" {
 		fmt.Println("probe getdents-fault DIRECTORY")
 		os.Exit(2)
 	}
-	dir, err := syscall.Open(os.Args[2], syscall.O_RDONLY|syscall.O_DIRECTORY, 0)
-	if err != nil {
+	if err := getdents(os.Args[2]); err != nil {
 		fmt.Println(err)
 		os.Exit(1)
 	}
-	// A page that can be read but not written.
-	page, err := syscall.Mmap(-1, 0, 4096, syscall.PROT_READ, syscall.MAP_PRIVATE|syscall.MAP_ANON)
-	if err != nil {
-		fmt.Println(err)
-		os.Exit(1)
-	}
-	_, _, errno := syscall.Syscall(syscall.SYS_GETDENTS64, uintptr(dir), uintptr(unsafe.Pointer(&page[0])), 4096)
-	fmt.Println(errno)
 }
