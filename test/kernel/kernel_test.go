@@ -18,8 +18,19 @@ import (
 	"livepatch/internal/testkit/vm"
 )
 
-// The kernels that every case is seen on.
-var versions = []string{"6.1", "6.12"}
+// The kernels that every case is seen on: these, and the series of the directories of
+// scripts/kernel in LIVEPATCH_KERNELS, such as .../5.10-cloud-amd64-bullseye.
+var versions = append([]string{"6.1", "6.12"}, moreVersions(os.Getenv("LIVEPATCH_KERNELS"))...)
+
+func moreVersions(dirs string) []string {
+	var out []string
+	for dir := range strings.FieldsSeq(dirs) {
+		if m := regexp.MustCompile(`^\d+\.\d+`).FindString(filepath.Base(dir)); m != "" {
+			out = append(out, m)
+		}
+	}
+	return out
+}
 
 // programs are built once for all tests: livepatch, and a program that makes
 // system calls. Both are static.
