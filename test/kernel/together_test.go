@@ -67,7 +67,7 @@ func refused(words ...string) func(t *testing.T, r *vm.StepResult) {
 func TestTogether(t *testing.T) {
 	for i, v := range versions {
 		t.Run(v, func(t *testing.T) {
-			k, other := fetched(t, v), fetched(t, versions[1-i])
+			k, other := fetched(t, v), fetched(t, versions[(i+1)%len(versions)])
 			s := k.session(t)
 			s.config.Files = append(s.config.Files,
 				k.makeOne(t, "changed-string", "first", "--no-replace"),
