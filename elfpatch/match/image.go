@@ -103,8 +103,11 @@ func (img *image) findAreas() error {
 			}
 			exec := s.Flags&elf.SHF_EXECINSTR != 0
 			img.areas = append(img.areas, area{s.Addr, s.Size, exec})
-			if exec && len(s.Data) > 0 {
-				img.exec = append(img.exec, stretch{s.Addr, s.Data})
+			if !exec || len(s.Data) == 0 {
+				continue
+			}
+			if data, ok := f.ReadAddr(s.Addr, len(s.Data)); ok { // what is loaded counts, where segments and sections differ
+				img.exec = append(img.exec, stretch{s.Addr, data})
 			}
 		}
 		return nil
