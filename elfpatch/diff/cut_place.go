@@ -242,7 +242,8 @@ func (u *kernelCutter) join(p *piece, name string) {
 			u.refuse(refusal.SpecialSection, name, "there are two such tables, with entries of %d and of %d bytes", form.Size, l.Size)
 		}
 		u.forms[name] = l
-		pad(out, l.Size) // an entry that lacks its padding may only be the last one
+		out.EntSize = l.Size // fewer entries may fit several forms
+		pad(out, l.Size)     // an entry that lacks its padding may only be the last one
 		u.tables[name]++
 	case name == percpuSection:
 		pad(out, alignOf(p.off, from.Align))
