@@ -3,14 +3,12 @@ package main
 import (
 	"errors"
 	"fmt"
-	"io"
 	"os"
 	"path/filepath"
 	"strings"
 
 	"github.com/urfave/cli/v2"
 
-	"livepatch/elfpatch"
 	"livepatch/internal/build"
 	"livepatch/internal/image"
 	"livepatch/internal/kimage"
@@ -155,24 +153,6 @@ func makePackage(in build.Inputs) (pkg *pack.Package, data []byte, err error) {
 	return pkg, data, err
 }
 
-// images are the inputs that are open.
-type images []io.Closer
-
-func (o *images) close() {
-	for _, img := range *o {
-		img.Close()
-	}
-}
-
-func (o *images) open(path string) (*elfpatch.File, error) {
-	img, err := image.Open(path)
-	if err != nil {
-		return nil, err
-	}
-	*o = append(*o, img)
-	return img.File, nil
-}
-
 // inputs opens the targets: those of a kernel, or programs.
 func (o *images) inputs(c *cli.Context, targets []targetPaths) (in build.Inputs, err error) {
 	kernel, err := anyKernel(targets)
@@ -207,8 +187,11 @@ func anyKernel(targets []targetPaths) (bool, error) {
 		if _, err := os.Stat(t.file); err != nil {
 			return false, fmt.Errorf("read %s: %w", t.file, bare(err))
 		}
-		if kind, err := image.KindOf(t.file); err == nil && (kind == kimage.KernelImage || kind == kimage.KernelModule) {
+		switch kind, err := image.KindOf(t.file); {
+		case err == nil && (kind == kimage.KernelImage || kind == kimage.KernelModule):
 			return true, nil
+		case err != nil && !errors.Is(err, kimage.ErrNotKernel):
+			return false, err // packed as kernels are, and damaged
 		}
 	}
 	return false, nil

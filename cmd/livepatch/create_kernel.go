@@ -4,7 +4,6 @@ import (
 	"debug/elf"
 	"errors"
 	"fmt"
-	"io/fs"
 	"os"
 	"path/filepath"
 	"slices"
@@ -15,7 +14,6 @@ import (
 
 	"livepatch/internal/build"
 	"livepatch/internal/compile"
-	"livepatch/internal/image"
 	"livepatch/internal/kimage"
 	"livepatch/internal/kmod"
 	"livepatch/manifest"
@@ -40,41 +38,16 @@ func createKernelFlags() []cli.Flag {
 // pairs, and modules.
 func (o *images) kernelInputs(c *cli.Context, targets []targetPaths) (in build.Inputs, err error) {
 	in.Kernel = &build.Kernel{NoReplace: c.Bool("no-replace")}
+	var imagePath string
 	for _, t := range targets {
-		if t.debug != "" {
-			return in, usageErrorf("--debug %s: a kernel has its symbols in itself", t.debug)
-		}
-		target := build.Target{Name: filepath.Base(t.file)}
-		switch kind, err := image.KindOf(t.file); {
+		target, image, err := o.kernelTarget(t)
+		switch {
 		case err != nil:
 			return in, err
-		case kind == kimage.KernelImage && in.Kernel.Image != nil:
+		case image != nil && in.Kernel.Image != nil:
 			return in, usageErrorf("--target %s is a second kernel image", t.file)
-		case kind == kimage.KernelImage:
-			k, err := image.OpenKernel(t.file)
-			if err != nil {
-				return in, err
-			}
-			*o = append(*o, k)
-			in.Kernel.Image = k.Kernel
-			if err := kernelFiles(c, in.Kernel, t.file); err != nil {
-				return in, err
-			}
-		case kind == kimage.KernelModule:
-			m, err := image.OpenModule(t.file)
-			if err != nil {
-				return in, err
-			}
-			*o = append(*o, m)
-			target.Module = m.Module
-			if err := o.neighbours(in.Kernel, m); err != nil {
-				return in, err
-			}
-		default:
-			return in, usageErrorf("--target %s is neither a kernel image nor a module, others are", t.file)
-		}
-		if target.Pairs, err = o.pairs(t); err != nil {
-			return in, err
+		case image != nil:
+			in.Kernel.Image, imagePath = image, t.file
 		}
 		if len(target.Pairs) > 0 {
 			in.Targets = append(in.Targets, target)
@@ -86,42 +59,71 @@ func (o *images) kernelInputs(c *cli.Context, targets []targetPaths) (in build.I
 		return in, hinted(usageErrorf("a module can be patched only together with its kernel"), "add --target VMLINUZ; it needs no --pair")
 	}
 	if len(in.Targets) == 0 {
-		return in, usageErrorf("no --target has a --pair after it")
+		return in, hintHelp(usageErrorf("no --target has a --pair after it"), c.Command)
 	}
-	return in, nil
+	if err := kernelFiles(c, in.Kernel, imagePath); err != nil {
+		return in, err
+	}
+	return in, o.neighbours(&in, targets)
 }
 
-// neighbours opens the modules that a module needs, where they are in the same
+// kernelTarget opens a kernel image, which it returns beside the target, or a
+// module, and the pairs.
+func (o *images) kernelTarget(t targetPaths) (target build.Target, image *kimage.Kernel, err error) {
+	if t.debug != "" {
+		return target, nil, hinted(usageErrorf("--debug %s: %s has its symbols in itself", t.debug, t.file), "leave --debug out; it is for programs")
+	}
+	target.Name = filepath.Base(t.file)
+	image, target.Module, err = o.kernel(t.file)
+	if errors.Is(err, errNotKernel) {
+		err = hinted(usageErrorf("--target %s is neither a kernel nor a module of one, others are", t.file),
+			"make one package for the kernel and its modules, another for programs")
+	}
+	if err != nil {
+		return target, nil, err
+	}
+	target.Pairs, err = o.pairs(t)
+	return target, image, err
+}
+
+// neighbours opens the modules that the targets need, where they are in the same
 // tree of modules: what they export is known from them. One that is not found
 // matters only if the patch uses it, and is named then.
-func (o *images) neighbours(k *build.Kernel, m *image.Module) error {
-	missing := map[string]bool{}
-	for _, name := range m.Depends {
-		missing[name] = !slices.ContainsFunc(k.Modules, func(have *kimage.Module) bool { return have.Name == name })
-	}
-	top := moduleTree(m.Path)
-	if top == "" {
-		return nil
-	}
-	return filepath.WalkDir(top, func(path string, d fs.DirEntry, err error) error {
-		name, isModule := moduleFile(filepath.Base(path))
-		if err != nil || d.IsDir() || !isModule || !missing[name] {
-			return nil
+func (o *images) neighbours(in *build.Inputs, targets []targetPaths) error {
+	open := slices.Clone(in.Kernel.Modules)
+	for _, t := range in.Targets {
+		if t.Module != nil {
+			open = append(open, t.Module)
 		}
-		found, err := image.OpenModule(path)
+	}
+	missing := map[string]bool{}
+	for _, m := range open {
+		for _, name := range m.Depends {
+			if !slices.ContainsFunc(open, func(have *kimage.Module) bool { return have.Name == name }) {
+				missing[name] = true
+			}
+		}
+	}
+	for _, t := range targets {
+		top := moduleTree(t.file)
+		if top == "" || len(missing) == 0 {
+			continue
+		}
+		found, err := o.modules(top, missing)
 		if err != nil {
 			return err
 		}
-		*o = append(*o, found)
-		k.Modules = append(k.Modules, found.Module)
-		missing[name] = false
-		return nil
-	})
+		in.Kernel.Modules = append(in.Kernel.Modules, found...)
+	}
+	return nil
 }
 
 // moduleTree is the directory "kernel" of the modules of a release that a path
-// lies in; "" if it lies in none.
+// lies in; "" if it lies in none, or is no module's.
 func moduleTree(path string) string {
+	if _, ok := moduleFile(filepath.Base(path)); !ok {
+		return ""
+	}
 	path, err := filepath.Abs(path)
 	if err != nil {
 		return ""
@@ -134,24 +136,15 @@ func moduleTree(path string) string {
 	return ""
 }
 
-// moduleFile returns the name of the module in a file of that name.
-func moduleFile(base string) (name string, ok bool) {
-	name, rest, ok := strings.Cut(base, ".ko")
-	return strings.ReplaceAll(name, "-", "_"), ok && (rest == "" || rest == ".xz" || rest == ".zst" || rest == ".gz")
-}
-
 // kernelFiles reads the files that describe the kernel of an image.
 func kernelFiles(c *cli.Context, k *build.Kernel, path string) error {
 	if f := c.String("flavour"); f != "auto" && f != manifest.FlavourKLP {
-		return usageErrorf("--flavour %q is not known", f)
+		return hinted(usageErrorf("--flavour %q is not known", f), "known: auto, %s", manifest.FlavourKLP)
 	}
 	if f := c.String("symvers"); f != "" {
-		b, err := readFile(f)
-		if err != nil {
+		var err error
+		if k.Symvers, err = readSymvers(f); err != nil {
 			return err
-		}
-		if k.Symvers, err = kimage.ParseSymvers(b); err != nil {
-			return fmt.Errorf("read %s: %w", f, err)
 		}
 	}
 	if f := c.String("btf"); f != "" {
@@ -246,7 +239,7 @@ func useObjtool(k *build.Kernel, path string, config kmod.Config) error {
 // useKey signs the module as the kernel's own build does.
 func useKey(k *build.Kernel, keyPath, certPath, hash string) error {
 	if (keyPath == "") != (certPath == "") {
-		return usageErrorf("--module-key and --module-cert go together")
+		return hinted(usageErrorf("--module-key and --module-cert go together"), "a signature needs the private key and its certificate")
 	}
 	if keyPath == "" {
 		return nil

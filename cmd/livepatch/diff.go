@@ -77,25 +77,19 @@ func diffAction(c *cli.Context) error {
 // compareFiles compares two object files. done closes them; the delta is of no
 // use after that.
 func compareFiles(orig, patched string) (delta *diff.Delta, done func(), err error) {
-	var open []*image.Image
-	closeAll := func() {
-		for _, img := range open {
-			img.Close()
-		}
-	}
+	var opened images
 	defer func() {
 		if err != nil {
-			closeAll()
+			opened.close()
 		}
 	}()
 	var files []*elfpatch.File
 	for _, path := range []string{orig, patched} {
-		img, err := image.Open(path)
+		f, err := opened.open(path)
 		if err != nil {
 			return nil, nil, err
 		}
-		open = append(open, img)
-		files = append(files, img.File)
+		files = append(files, f)
 	}
 	err = image.Guard(func() error {
 		rules := kernel.IsObject(files[0]) && kernel.IsObject(files[1])
@@ -105,5 +99,5 @@ func compareFiles(orig, patched string) (delta *diff.Delta, done func(), err err
 		}
 		return err
 	})
-	return delta, closeAll, err
+	return delta, opened.close, err
 }

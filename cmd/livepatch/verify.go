@@ -111,14 +111,15 @@ func verifyProcess(p *printer, pid int, pkg *pack.Package) error {
 }
 
 func verifyFiles(p *printer, paths []string, pkg *pack.Package) error {
+	var opened images
+	defer opened.close()
 	var files []check.File
 	for _, path := range paths {
-		img, err := image.Open(path)
+		f, err := opened.open(path)
 		if err != nil {
 			return err
 		}
-		defer img.Close()
-		files = append(files, check.File{Path: path, ELF: img.File})
+		files = append(files, check.File{Path: path, ELF: f})
 	}
 	var report *check.Report
 	err := image.Guard(func() error {

@@ -3,9 +3,7 @@ package main
 import (
 	"fmt"
 	"os"
-	"path/filepath"
 	"slices"
-	"strings"
 
 	"github.com/urfave/cli/v2"
 
@@ -17,33 +15,21 @@ import (
 )
 
 // kernelSet is what a module or the package of a kernel patch is verified
-// against, and what has to be closed after that.
+// against, and the files that it is from.
 type kernelSet struct {
 	modcheck.Set
-	open []interface{ Close() error }
+	images
 }
 
-func (s *kernelSet) Close() {
-	for _, x := range s.open {
-		x.Close()
-	}
-}
-
-// openSet opens the files that describe a kernel. Of a directory, the modules
+// open opens the files that describe a kernel. Of a directory, the modules
 // are taken that the patch asks for.
-func openSet(c *cli.Context, wanted []string) (*kernelSet, error) {
-	s := &kernelSet{}
+func (s *kernelSet) open(c *cli.Context, wanted []string) error {
 	for _, path := range c.StringSlice("target") {
 		if err := s.target(path, wanted); err != nil {
-			s.Close()
-			return nil, err
+			return err
 		}
 	}
-	if err := s.tables(c); err != nil {
-		s.Close()
-		return nil, err
-	}
-	return s, nil
+	return s.tables(c)
 }
 
 func (s *kernelSet) target(path string, wanted []string) error {
@@ -54,58 +40,35 @@ func (s *kernelSet) target(path string, wanted []string) error {
 	if fi.IsDir() {
 		return s.directory(path, wanted)
 	}
-	kind, err := image.KindOf(path)
+	k, m, err := s.kernel(path)
 	switch {
 	case err != nil:
 		return err
-	case kind == kimage.KernelModule:
-		return s.module(path)
-	case kind != kimage.KernelImage:
-		return fmt.Errorf("read %s: a %s is neither a kernel nor a module of one", path, kind)
-	case s.Kernel != nil:
+	case k != nil && s.Kernel != nil:
 		return usageErrorf("%s is a second kernel image", path)
-	}
-	k, err := image.OpenKernel(path)
-	if err != nil {
-		return err
-	}
-	s.open = append(s.open, k)
-	s.Kernel = k.Kernel
-	return nil
-}
-
-func (s *kernelSet) module(path string) error {
-	m, err := image.OpenModule(path)
-	if err != nil {
-		return err
-	}
-	s.open = append(s.open, m)
-	if slices.ContainsFunc(s.Modules, func(x *kimage.Module) bool { return x.Name == m.Name }) {
+	case m != nil && s.has(m.Name):
 		return usageErrorf("%s is a second module %s", path, m.Name)
+	case k != nil:
+		s.Kernel = k
+	default:
+		s.Modules = append(s.Modules, m)
 	}
-	s.Modules = append(s.Modules, m.Module)
 	return nil
 }
 
-// directory looks for modules by the names of files, which kbuild gives them:
-// the name of the module, with - or _.
+// has tells whether there is a module of that name.
+func (s *kernelSet) has(name string) bool {
+	return slices.ContainsFunc(s.Modules, func(m *kimage.Module) bool { return m.Name == name })
+}
+
 func (s *kernelSet) directory(dir string, wanted []string) error {
-	dir, err := filepath.EvalSymlinks(dir) // a walk does not enter a link
-	if err != nil {
-		return fmt.Errorf("read %s: %w", dir, bare(err))
+	missing := map[string]bool{}
+	for _, name := range wanted {
+		missing[name] = !s.has(name)
 	}
-	return filepath.WalkDir(dir, func(path string, d os.DirEntry, err error) error {
-		if err != nil {
-			return fmt.Errorf("read %s: %w", path, bare(err))
-		}
-		name, _, ok := strings.Cut(d.Name(), ".ko")
-		name = strings.ReplaceAll(name, "-", "_")
-		if !ok || !d.Type().IsRegular() || !slices.Contains(wanted, name) ||
-			slices.ContainsFunc(s.Modules, func(x *kimage.Module) bool { return x.Name == name }) {
-			return nil
-		}
-		return s.module(path)
-	})
+	found, err := s.modules(dir, missing)
+	s.Modules = append(s.Modules, found...)
+	return err
 }
 
 // tables reads the text files that say what an image without symbols lacks.
@@ -129,12 +92,9 @@ func (s *kernelSet) tables(c *cli.Context) error {
 		s.Symbols = slices.DeleteFunc(list, func(x kimage.Symbol) bool { return x.Module != "" })
 	}
 	if path := c.String("symvers"); path != "" {
-		b, err := readFile(path)
-		if err != nil {
+		var err error
+		if s.Exports, err = readSymvers(path); err != nil {
 			return err
-		}
-		if s.Exports, err = kimage.ParseSymvers(b); err != nil {
-			return fmt.Errorf("read %s: %w", path, err)
 		}
 	}
 	return nil
@@ -175,11 +135,11 @@ func notAProcess(c *cli.Context, path string) error {
 
 // verifyKernel asks about a patch of a kernel beside the files of the command line.
 func verifyKernel(c *cli.Context, p *printer, name string, wants []string, ask func(modcheck.Set) *check.Report) error {
-	set, err := openSet(c, wants)
-	if err != nil {
+	var set kernelSet
+	defer set.close()
+	if err := set.open(c, wants); err != nil {
 		return err
 	}
-	defer set.Close()
 	var report *check.Report
 	if err := image.Guard(func() error {
 		report = ask(set.Set)
