@@ -13,7 +13,7 @@ import (
 // there: returns and indirect branches as the kernel's own are built, calls to the
 // beginning of functions.
 func (c *checker) checkText() {
-	c.taken = map[place]string{}
+	c.taken, c.outside = map[place]string{}, map[foreign]use{}
 	c.dataPointers()
 	sites := map[string]map[place]bool{}
 	for _, name := range []string{".return_sites", ".retpoline_sites", ".call_sites", ".altinstructions", ".parainstructions", ".discard.retpoline_safe"} {
@@ -180,6 +180,9 @@ func (c *checker) dataPointers() {
 			if e.Type == abs64(c.f.Machine) && !own[at] {
 				c.take(ref{e, r}, 0, at)
 			}
+			if c.inData(e.Type) {
+				c.takeForeign(ref{e, r}, 0, at, true)
+			}
 		}
 	}
 }
@@ -219,6 +222,11 @@ func (c *checker) checkCodeRelocations() {
 
 func (c *checker) checkOperand(r ref, at place) {
 	in, start, ok := c.around(at)
+	if c.f.Machine == elf.EM_AARCH64 && r.Type == abs64(c.f.Machine) { // data in text
+		c.take(r, 0, at)
+		c.takeForeign(r, 0, at, true)
+		return
+	}
 	if !ok {
 		c.refuse(refusal.RelocationInvalid, whatRelocation, c.name(at), "%s is no field of an instruction", elfpatch.RelocName(c.f.Machine, r.Type))
 		return
@@ -237,6 +245,7 @@ func (c *checker) checkOperand(r ref, at place) {
 	case in.Flow == disasm.Jump || in.Flow == disasm.CondJump:
 	default:
 		c.take(r, add, start)
+		c.takeForeign(r, add, start, false)
 	}
 }
 

@@ -58,6 +58,7 @@ func (c *checker) checkEntries() {
 	}) {
 		check(at, "its address is taken in "+c.taken[at])
 	}
+	n += c.checkOutside()
 	if c.refusals(whatEntry) == before {
 		c.ok(whatEntry, "", "%s reached through pointers, with %s", count(n, "function"), padName(c.f.Machine))
 	}
@@ -66,15 +67,11 @@ func (c *checker) checkEntries() {
 // oldHasPad reports whether the function that is replaced begins with a
 // landing pad.
 func (c *checker) oldHasPad(owner string, f patched) bool {
-	o := c.target.object(owner)
-	if o == nil || o.file == nil {
+	o, s := c.old(owner, f)
+	if o == nil {
 		return false
 	}
-	list := o.named[f.name]
-	if f.pos > uint64(len(list)) || len(list) == 0 {
-		return false
-	}
-	b, ok := o.file.ReadAddr(o.symbols[list[max(f.pos, 1)-1]].Addr, 4)
+	b, ok := o.file.ReadAddr(s.Addr, 4)
 	return ok && isPad(c.f.Machine, b)
 }
 

@@ -168,7 +168,9 @@ func (c *checker) checkSymbol(name string) {
 		c.refuse(refusal.NameLimit, whatSymbol, name, "the name of the symbol has %d bytes, the kernel reads 1 to %d", len(symbol), c.target.symbolLimit-1)
 		return
 	}
-	c.resolve(whatSymbol, name, object, symbol, position)
+	if o, i := c.resolve(whatSymbol, name, object, symbol, position); o != nil && i >= 0 {
+		c.checkStays(name, o, &o.symbols[i])
+	}
 }
 
 // resolve finds a symbol of an object by name and position, as

@@ -75,8 +75,9 @@ type image struct {
 	file    *elfpatch.File // linked; nil if only symbols are known
 	kernel  *kimage.Kernel
 	module  *kimage.Module
-	sites   []uint64 // where ftrace can redirect, ascending; nil: not read
-	noSites string   // why they could not be read
+	sites   []uint64        // where ftrace can redirect, ascending; nil: not read
+	noSites string          // why they could not be read
+	sealed  map[uint64]bool // functions that lose their landing pad; nil: not read
 }
 
 func newTarget(set Set, m elf.Machine) *target {

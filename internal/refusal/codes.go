@@ -59,6 +59,7 @@ const (
 	NamespaceMissing  Code = "namespace-missing"
 	WrongPosition     Code = "wrong-position"
 	NoFtraceSite      Code = "no-ftrace-site"
+	InitMemory        Code = "init-memory"
 	RelocationInvalid Code = "relocation-invalid"
 	TableEntry        Code = "table-entry"
 	LandingPadMissing Code = "landing-pad-missing"
@@ -132,6 +133,7 @@ var Codes = []struct {
 	{NamespaceMissing, "the module uses a symbol of a namespace that it does not import"},
 	{WrongPosition, "a livepatch symbol names a position that its object does not have"},
 	{NoFtraceSite, "the kernel cannot redirect the function"},
+	{InitMemory, "the patch refers to memory that the kernel gives back after boot"},
 	{RelocationInvalid, "a relocation of the module is one that the loader refuses or that leads nowhere"},
 	{TableEntry, "an entry of a special section does not lead to what it is about"},
 	{LandingPadMissing, "code that is reached indirectly does not start with a landing pad"},
