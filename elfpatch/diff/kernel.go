@@ -270,7 +270,7 @@ func (s *side) adoptPrefixes() {
 		}
 		all := s.secs[p.sec].pieces
 		k, ok := slices.BinarySearchFunc(all, p.off+p.size, func(q *piece, off uint64) int { return cmp.Compare(q.off, off) })
-		if !ok || all[k].kind != function {
+		if !ok || all[k].kind != function || all[k] == p { // of no size, at the end of the section
 			continue
 		}
 		f := owner(all[k])
