@@ -11,6 +11,7 @@ import (
 
 	"livepatch/elfpatch"
 	"livepatch/internal/refusal"
+	"livepatch/internal/testkit"
 )
 
 // A sourceCase is a source whose two versions differ by -DAFTER.
@@ -312,7 +313,7 @@ func compile(t testing.TB, cc, ext, source string, flags []string) (before, afte
 	for i, define := range []string{"-DBEFORE", "-DAFTER"} {
 		obj := filepath.Join(dir, fmt.Sprintf("%d.o", i))
 		run(t, "", cc, slices.Concat([]string{"-O2", "-w", "-c", "-o", obj, define}, flags, []string{path})...)
-		out[i] = readObject(t, obj)
+		out[i] = testkit.ELF(t, obj)
 	}
 	return out[0], out[1]
 }
