@@ -18,6 +18,7 @@ const (
 	btfLayoutAt  = 24
 	btfHead      = 12
 	maxBTFTypes  = 1 << 24
+	maxBTFName   = 4096 // the kernel takes 511 bytes
 )
 
 // Kinds of types: include/uapi/linux/btf.h (6.12).
@@ -156,7 +157,7 @@ func (t *btfTable) name(off uint32) string {
 	if uint64(off) >= uint64(len(t.strings)) {
 		return ""
 	}
-	s, _ := cString(t.strings[off:])
+	s, _ := cString(t.strings[off:min(uint64(off)+maxBTFName, uint64(len(t.strings)))])
 	return s
 }
 

@@ -177,6 +177,10 @@ func allZero(b []byte) bool { return len(bytes.Trim(b, "\x00")) == 0 }
 // tableBefore looks for the count, the names and the markers in front of a token
 // table; nil when there are none.
 func tableBefore(r region, tokens int, strings *[numTokens][]byte, work *budget) (*rawTable, error) {
+	tooLong := errors.New("the search for the symbol table (kallsyms) of the kernel image takes too long")
+	if !work.spend(tokens / wordAlign) {
+		return nil, tooLong
+	}
 	var found *rawTable
 	d := nameDecoder{tokens: strings, work: work}
 	for at := 0; at+2*longAlign < tokens; at += wordAlign {
@@ -189,7 +193,7 @@ func tableBefore(r region, tokens int, strings *[numTokens][]byte, work *budget)
 				continue
 			}
 			if work.left < 0 {
-				return nil, errors.New("the search for the symbol table (kallsyms) of the kernel image takes too long")
+				return nil, tooLong
 			}
 			names := d.table(r.data[at+align:tokens], int(n), align)
 			if names == nil {

@@ -128,16 +128,24 @@ func decompress(b []byte, what string, image bool) ([]byte, error) {
 	return nil, fmt.Errorf("unpack %s: %w: neither ELF, nor an image, nor compressed in a known way", what, ErrNotKernel)
 }
 
+// Kernels shrink to about a quarter. What grows far more than that, beyond
+// freeGrowth, was made to fill the memory.
+const (
+	mostGrowth = 100
+	freeGrowth = 64 << 20
+)
+
 // readBounded reads all of r, but no more than a kernel can have.
 func readBounded(r io.Reader, packed int) ([]byte, error) {
+	most := int64(min(maxUnpacked, freeGrowth+mostGrowth*packed))
 	var out bytes.Buffer
-	out.Grow(min(4*packed, 64<<20)) // kernels shrink to about a quarter
-	n, err := io.Copy(&out, io.LimitReader(r, maxUnpacked+1))
+	out.Grow(min(4*packed, freeGrowth))
+	n, err := io.Copy(&out, io.LimitReader(r, most+1))
 	switch {
 	case err != nil:
 		return nil, err
-	case n > maxUnpacked:
-		return nil, fmt.Errorf("unpacks to more than %d bytes", maxUnpacked)
+	case n > most:
+		return nil, fmt.Errorf("unpacks to more than %d bytes", most)
 	}
 	return out.Bytes(), nil
 }
