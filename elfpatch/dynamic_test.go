@@ -260,7 +260,7 @@ func TestStaleSectionNumbers(t *testing.T) {
 	source := "int f(void) { return 1; } int x = 3;\n"
 	run(t, dir, source, testkit.Tool(t, "gcc"), "-xc", "-", "-O2", "-shared", "-fPIC", "-Wl,-q,--emit-relocs", "-o", "a")
 	run(t, dir, "", testkit.Tool(t, "strip"), "a")
-	syms, err := parseFile(t, filepath.Join(dir, "a")).DynSymbols()
+	syms, err := testkit.ELF(t, filepath.Join(dir, "a")).DynSymbols()
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -325,7 +325,7 @@ func checkLinker(t *testing.T, m elf.Machine, prefix string) {
 		t.Fatal(err)
 	}
 	run(t, dir, "", prefix+"ld", "-no-pie", "-T", "script", "-o", "a.out", "a.o")
-	object, linked := parseFile(t, filepath.Join(dir, "a.o")), parseFile(t, filepath.Join(dir, "a.out"))
+	object, linked := testkit.ELF(t, filepath.Join(dir, "a.o")), testkit.ELF(t, filepath.Join(dir, "a.out"))
 	text := object.Section(".text")
 	rels, err := object.Relocations(text)
 	if err != nil || len(rels) != i {
@@ -351,19 +351,6 @@ func run(t *testing.T, dir, input, name string, args ...string) {
 	if out, err := cmd.CombinedOutput(); err != nil {
 		t.Fatalf("%s %v: %v\n%s", name, args, err, out)
 	}
-}
-
-func parseFile(t testing.TB, path string) *elfpatch.File {
-	t.Helper()
-	b, err := os.ReadFile(path)
-	if err != nil {
-		t.Fatal(err)
-	}
-	f, err := elfpatch.Parse(b)
-	if err != nil {
-		t.Fatalf("%s: %v", path, err)
-	}
-	return f
 }
 
 var le = binary.LittleEndian

@@ -125,7 +125,7 @@ func checkModule(t *testing.T, path string, rewritten []byte) {
 	var linked [2]*elfpatch.File
 	for i, d := range []string{"old", "new"} {
 		tool(d, linker(rewritten), "-r", "-o", "linked.o", base)
-		linked[i] = parseFile(t, filepath.Join(dir, d, "linked.o"))
+		linked[i] = testkit.ELF(t, filepath.Join(dir, d, "linked.o"))
 	}
 	if err := sameModel(linked[0], linked[1]); err != nil {
 		t.Errorf("%s: ld -r makes another object of the rewritten module: %v", path, err)

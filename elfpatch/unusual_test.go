@@ -283,7 +283,7 @@ extern "C" int entry(const char *s, int n) {
 			rewrite(t, path, dir)
 			run(t, dir, "", c.ld, "-r", "-o", "r.o", "rewritten.o")
 			run(t, dir, "", c.ld, "-r", "-o", "s.o", "a.o")
-			if err := sameModel(parseFile(t, filepath.Join(dir, "r.o")), parseFile(t, filepath.Join(dir, "s.o"))); err != nil {
+			if err := sameModel(testkit.ELF(t, filepath.Join(dir, "r.o")), testkit.ELF(t, filepath.Join(dir, "s.o"))); err != nil {
 				t.Errorf("linked from the rewritten object, the result differs: %v", err)
 			}
 		})

@@ -9,6 +9,7 @@ import (
 	"testing"
 
 	"livepatch/elfpatch"
+	"livepatch/internal/testkit"
 )
 
 // entry lays out one CIE or FDE: its length, the id, the body padded to four.
@@ -131,7 +132,7 @@ func TestEHFrameRefuses(t *testing.T) {
 func TestWithoutSectionHeaders(t *testing.T) {
 	for _, dir := range []string{"x86_64-gcc", "aarch64-gcc"} {
 		path := filepath.Join("..", "testdata", "binaries", dir, "prog.stripped")
-		whole := parse(t, path)
+		whole := testkit.ELF(t, path)
 		b := bytes.Clone(readAll(t, path))
 		clear(b[0x28:0x30]) // e_shoff
 		clear(b[0x3a:0x40]) // e_shentsize, e_shnum, e_shstrndx
@@ -220,7 +221,7 @@ func FuzzEHFrame(f *testing.F) {
 	f.Add(fde(f, cie(f, "01 7a5200 01 78 10 01 1b"), "f0ffffff 20000000 00"), uint64(0x1000), false)
 	f.Add(fde(f, cie(f, "01 7a504c5200 01 78 10 07 9b 11223344 1b 1b"), "f0ffffff 20000000 00"), uint64(0), true)
 	f.Add(fde(f, cie(f, "03 00 01 78 8001"), "0010400000000000 2000000000000000"), uint64(1)<<63, false)
-	if s := parse(f, filepath.Join("..", "testdata", "binaries", "x86_64-gcc", "except")).Section(".eh_frame"); s != nil {
+	if s := testkit.ELF(f, filepath.Join("..", "testdata", "binaries", "x86_64-gcc", "except")).Section(".eh_frame"); s != nil {
 		f.Add(s.Data, s.Addr, false)
 	}
 	f.Fuzz(func(t *testing.T, data []byte, addr uint64, toZero bool) {

@@ -11,7 +11,7 @@ import (
 
 	"github.com/google/go-cmp/cmp"
 
-	"livepatch/elfpatch"
+	"livepatch/internal/testkit"
 )
 
 var update = flag.Bool("update", false, "rewrite the goldens in testdata")
@@ -24,19 +24,6 @@ var binaries = []string{
 	"counter.bti.before.o", "counter.pfe4.before.o", "counter.btipfe4.before.o", "counter.standard.before.o",
 	"calls.standard.before.o", "switch.O2.before.o", "switch.bti.before.o", "except.O2.before.o",
 	"prog", "prog.exec", "prog.stripped", "libcounter.so", "tiny.static", "tiny.static-pie",
-}
-
-func parse(t testing.TB, path string) *elfpatch.File {
-	t.Helper()
-	b, err := os.ReadFile(path)
-	if err != nil {
-		t.Fatal(err)
-	}
-	f, err := elfpatch.Parse(b)
-	if err != nil {
-		t.Fatalf("%s: %v", path, err)
-	}
-	return f
 }
 
 // line is everything said of one function, in one line.
@@ -75,7 +62,7 @@ func TestGoldens(t *testing.T) {
 					continue // of the other machine or compiler; the golden knows which
 				}
 				fmt.Fprintf(&got, "%s\n", name)
-				list, err := Find(parse(t, path), Options{})
+				list, err := Find(testkit.ELF(t, path), Options{})
 				if err != nil {
 					t.Fatalf("%s: %v", path, err)
 				}
@@ -106,16 +93,16 @@ func TestStrippedHasTheSameSites(t *testing.T) {
 	for _, dir := range []string{"x86_64-gcc", "x86_64-clang", "aarch64-gcc", "aarch64-clang"} {
 		t.Run(dir, func(t *testing.T) {
 			path := func(name string) string { return filepath.Join("..", "testdata", "binaries", dir, name) }
-			whole, err := Find(parse(t, path("prog")), Options{})
+			whole, err := Find(testkit.ELF(t, path("prog")), Options{})
 			if err != nil {
 				t.Fatal(err)
 			}
-			stripped := parse(t, path("prog.stripped"))
+			stripped := testkit.ELF(t, path("prog.stripped"))
 			bare, err := NewFinder(stripped, Options{})
 			if err != nil {
 				t.Fatal(err)
 			}
-			named, err := Find(stripped, Options{Debug: parse(t, path("prog.debug"))})
+			named, err := Find(stripped, Options{Debug: testkit.ELF(t, path("prog.debug"))})
 			if err != nil {
 				t.Fatal(err)
 			}

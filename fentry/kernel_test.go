@@ -24,7 +24,7 @@ func compile(t *testing.T, command ...string) (path string, f *elfpatch.File) {
 	if out, err := exec.Command(testkit.Tool(t, command[0]), args...).CombinedOutput(); err != nil {
 		t.Fatalf("%s: %v\n%s", command, err, out)
 	}
-	return path, parse(t, path)
+	return path, testkit.ELF(t, path)
 }
 
 // brief says of each function what matters here.
@@ -72,7 +72,7 @@ func linkKernel(t *testing.T, m elf.Machine, object string, flags ...string) *el
 	if text, err := exec.Command(testkit.Tool(t, linker), args...).CombinedOutput(); err != nil {
 		t.Fatalf("%s %s: %v\n%s", linker, args, err, text)
 	}
-	return parse(t, out)
+	return testkit.ELF(t, out)
 }
 
 var kernelBuilds = []struct {
@@ -169,7 +169,7 @@ func TestTypeHashes(t *testing.T) {
 		{"kcfi.x86-64.o", "patchable fentry-call +4 ip +4", "patchable fentry-call +0 ip +0", hash},
 		{"kcfi.arm64.o", "patchable patchable +4 ip +8", "patchable patchable +4 ip +8", hash},
 	} {
-		got := brief(t, parse(t, filepath.Join("testdata", "kernel", tt.file)))
+		got := brief(t, testkit.ELF(t, filepath.Join("testdata", "kernel", tt.file)))
 		if s := got["traced"]; !strings.HasPrefix(s, tt.traced+tt.hashed) {
 			t.Errorf("%s: traced: %s", tt.file, s)
 		}

@@ -10,6 +10,7 @@ import (
 	"time"
 
 	"livepatch/disasm"
+	"livepatch/internal/testkit"
 	"livepatch/trampoline"
 )
 
@@ -83,7 +84,7 @@ func TestSweepSites(t *testing.T) {
 		t.Skip("no files given; scripts/sweep-sites gives them")
 	}
 	for _, path := range strings.Split(*sweepFiles, ",") {
-		f := parse(t, path)
+		f := testkit.ELF(t, path)
 		begin := time.Now()
 		fd, err := NewFinder(f, Options{})
 		if err != nil {
@@ -114,7 +115,7 @@ func TestSweepSites(t *testing.T) {
 
 // BenchmarkFind measures the whole of sites without printing.
 func BenchmarkFind(b *testing.B) {
-	f := parse(b, filepath.Join("..", "testdata", "binaries", "x86_64-gcc", "prog"))
+	f := testkit.ELF(b, filepath.Join("..", "testdata", "binaries", "x86_64-gcc", "prog"))
 	size := 0
 	for _, s := range f.Sections {
 		if s.Flags&elf.SHF_EXECINSTR != 0 {

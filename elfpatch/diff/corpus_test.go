@@ -7,37 +7,8 @@ import (
 	"testing"
 
 	"livepatch/elfpatch"
+	"livepatch/internal/testkit"
 )
-
-func readObject(t testing.TB, path string) *elfpatch.File {
-	t.Helper()
-	b, err := os.ReadFile(path)
-	if err != nil {
-		t.Fatal(err)
-	}
-	f, err := elfpatch.Parse(b)
-	if err != nil {
-		t.Fatalf("%s: %v", path, err)
-	}
-	return f
-}
-
-// shared finds the directory of vectors, which is not part of the repository.
-func shared(t testing.TB, name string) string {
-	t.Helper()
-	dir := os.Getenv("LIVEPATCH_SHARED")
-	if dir == "" {
-		dir = filepath.Join("..", "..", "..", "shared")
-	}
-	path := filepath.Join(dir, name)
-	if _, err := os.Stat(path); err != nil {
-		if os.Getenv("CI") != "" {
-			t.Fatalf("%s is missing: %v", name, err)
-		}
-		t.Skipf("%s is not here: %v", name, err)
-	}
-	return path
-}
 
 // A case of the corpus: an object before and after a change.
 type pairFiles struct{ name, before, after string }
@@ -59,7 +30,7 @@ func testdataPairs(t testing.TB) []pairFiles {
 
 func vectorPairs(t testing.TB) []pairFiles {
 	t.Helper()
-	root := shared(t, "vectors/object-pairs")
+	root := testkit.Shared(t, "vectors/object-pairs")
 	found, err := filepath.Glob(filepath.Join(root, "*", "*.ORIG.o"))
 	if err != nil || len(found) == 0 {
 		t.Fatalf("no objects in %s (%v)", root, err)
@@ -107,7 +78,7 @@ func TestCompareWithItself(t *testing.T) {
 	pairs := append(testdataPairs(t), vectorPairs(t)...)
 	for _, p := range pairs {
 		for _, path := range []string{p.before, p.after} {
-			f := readObject(t, path)
+			f := testkit.ELF(t, path)
 			d, err := Compare(f, f, Options{})
 			if err != nil {
 				t.Errorf("%s: %v", path, err)
@@ -126,7 +97,7 @@ func TestCompareWithItself(t *testing.T) {
 func TestPairsBothWays(t *testing.T) {
 	pairs := append(testdataPairs(t), vectorPairs(t)...)
 	for _, p := range pairs {
-		a, b := readObject(t, p.before), readObject(t, p.after)
+		a, b := testkit.ELF(t, p.before), testkit.ELF(t, p.after)
 		for _, way := range [][2]*elfpatch.File{{a, b}, {b, a}} {
 			d, err := Compare(way[0], way[1], Options{})
 			if err != nil {
@@ -145,7 +116,7 @@ func TestPairsBothWays(t *testing.T) {
 // new, apart from those that only differ in line numbers.
 func TestVectorsFindChanges(t *testing.T) {
 	for _, machine := range []string{"x86_64", "aarch64"} {
-		dir := filepath.Join(shared(t, "vectors/object-pairs"), machine)
+		dir := filepath.Join(testkit.Shared(t, "vectors/object-pairs"), machine)
 		table, err := os.ReadFile(filepath.Join(dir, "expected.tsv"))
 		if err != nil {
 			t.Fatal(err)
@@ -156,7 +127,7 @@ func TestVectorsFindChanges(t *testing.T) {
 				continue
 			}
 			base := filepath.Join(dir, col[0])
-			d, err := Compare(readObject(t, base+".ORIG.o"), readObject(t, base+".PATCHED.o"), Options{})
+			d, err := Compare(testkit.ELF(t, base+".ORIG.o"), testkit.ELF(t, base+".PATCHED.o"), Options{})
 			if err != nil {
 				t.Errorf("%s: %v", col[0], err)
 				continue

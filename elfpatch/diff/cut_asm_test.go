@@ -28,7 +28,7 @@ func assemble(t testing.TB, m elf.Machine, source string) (a, b *elfpatch.File) 
 		src, out := filepath.Join(dir, "s.s"), filepath.Join(dir, "s.o")
 		write(t, src, []byte(prologue+source+"\n"))
 		run(t, "", as, "--defsym", fmt.Sprintf("AFTER=%d", i), "-o", out, src)
-		files[i] = readObject(t, out)
+		files[i] = testkit.ELF(t, out)
 	}
 	return files[0], files[1]
 }

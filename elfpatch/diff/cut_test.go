@@ -11,6 +11,7 @@ import (
 	"testing"
 
 	"livepatch/elfpatch"
+	"livepatch/internal/testkit"
 )
 
 // tool finds a program that a test needs.
@@ -188,7 +189,7 @@ func TestCutBehaves(t *testing.T) {
 					if err != nil || part == "tls" { // linkers know sequences of -fPIC, which redirected cuts in two
 						base = filepath.Join(root, "binaries", build, part+".O2")
 					}
-					before, after := readObject(t, base+".before.o"), readObject(t, base+".after.o")
+					before, after := testkit.ELF(t, base+".before.o"), testkit.ELF(t, base+".after.o")
 					d, err := Compare(before, after, Options{Name: part + ".o"})
 					if err != nil {
 						t.Fatal(err)

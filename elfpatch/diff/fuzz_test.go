@@ -12,6 +12,7 @@ import (
 
 	"livepatch/elfpatch"
 	"livepatch/internal/refusal"
+	"livepatch/internal/testkit"
 )
 
 // fuzzSeeds are the pairs that FuzzCompare damages.
@@ -48,7 +49,7 @@ func FuzzCompare(f *testing.F) {
 	var pairs [][2][]byte
 	for i, name := range fuzzSeeds {
 		base := filepath.Join(root, name)
-		pairs = append(pairs, [2][]byte{must(readObject(f, base+".before.o").Bytes()), must(readObject(f, base+".after.o").Bytes())})
+		pairs = append(pairs, [2][]byte{must(testkit.ELF(f, base+".before.o").Bytes()), must(testkit.ELF(f, base+".after.o").Bytes())})
 		f.Add(uint8(i), []byte{})
 		f.Add(uint8(i), []byte{0, 0, 0x60, 1, 0x80, 1, 0x10, 0xff})
 	}

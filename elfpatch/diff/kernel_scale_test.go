@@ -53,7 +53,7 @@ func mergedObjects(t testing.TB, most int) (merged [2]*elfpatch.File, parts [][2
 	for i, name := range []string{"before.o", "after.o"} {
 		out := filepath.Join(dir, name)
 		run(t, "", ld, append([]string{"-r", "-o", out}, paths[i]...)...)
-		merged[i] = readObject(t, out)
+		merged[i] = testkit.ELF(t, out)
 	}
 	return merged, parts
 }

@@ -43,7 +43,7 @@ func (k *kernelCase) files(t testing.TB) (orig, patched *elfpatch.File) {
 	if _, err := os.Stat(after); err != nil {
 		after = k.base + ".PATCHED.FAIL.o"
 	}
-	return readObject(t, k.base+".ORIG.o"), readObject(t, after)
+	return testkit.ELF(t, k.base+".ORIG.o"), testkit.ELF(t, after)
 }
 
 // kernelVerdict is the exit class of a comparison and the functions that changed

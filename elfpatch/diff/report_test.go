@@ -6,6 +6,8 @@ import (
 	"testing"
 
 	"github.com/santhosh-tekuri/jsonschema/v6"
+
+	"livepatch/internal/testkit"
 )
 
 // Every report of the corpus conforms to the published schema, as the command
@@ -16,7 +18,7 @@ func TestReportSchema(t *testing.T) {
 		t.Fatal(err)
 	}
 	for _, p := range testdataPairs(t) {
-		d, err := Compare(readObject(t, p.before), readObject(t, p.after), Options{})
+		d, err := Compare(testkit.ELF(t, p.before), testkit.ELF(t, p.after), Options{})
 		if err != nil {
 			t.Fatalf("%s: %v", p.name, err)
 		}

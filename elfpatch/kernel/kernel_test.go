@@ -2,7 +2,6 @@ package kernel
 
 import (
 	"debug/elf"
-	"os"
 	"path/filepath"
 	"strings"
 	"testing"
@@ -11,19 +10,6 @@ import (
 	"livepatch/internal/testkit"
 )
 
-func read(t testing.TB, path string) *elfpatch.File {
-	t.Helper()
-	b, err := os.ReadFile(path)
-	if err != nil {
-		t.Fatal(err)
-	}
-	f, err := elfpatch.Parse(b)
-	if err != nil {
-		t.Fatalf("%s: %v", path, err)
-	}
-	return f
-}
-
 // Every object of a kernel is known as one, none of a program is.
 func TestIsObject(t *testing.T) {
 	programs, err := filepath.Glob(filepath.Join("..", "..", "testdata", "binaries", "*", "*.o"))
@@ -31,7 +17,7 @@ func TestIsObject(t *testing.T) {
 		t.Fatalf("no objects (%v)", err)
 	}
 	for _, path := range programs {
-		if IsObject(read(t, path)) {
+		if IsObject(testkit.ELF(t, path)) {
 			t.Errorf("%s is taken for a kernel object", path)
 		}
 	}
@@ -40,7 +26,7 @@ func TestIsObject(t *testing.T) {
 		t.Fatalf("no kernel objects (%v)", err)
 	}
 	for _, path := range kernels {
-		if !IsObject(read(t, path)) {
+		if !IsObject(testkit.ELF(t, path)) {
 			t.Errorf("%s is not known as a kernel object", path)
 		}
 	}

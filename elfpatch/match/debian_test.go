@@ -12,6 +12,7 @@ import (
 	"livepatch/elfpatch"
 	"livepatch/internal/kimage"
 	"livepatch/internal/refusal"
+	"livepatch/internal/testkit"
 	"livepatch/internal/testkit/vm"
 )
 
@@ -101,7 +102,7 @@ func TestDebianObjects(t *testing.T) {
 // to differ after a bit of it changed; it returns how many there are.
 func proveAll(t *testing.T, path string, in linked) int {
 	t.Helper()
-	obj := parse(t, path)
+	obj := testkit.ELF(t, path)
 	funcs := objectFunctions(obj, in.named)
 	proof, err := Prove(obj, funcs, in.file, nil, Options{Object: filepath.Base(path)})
 	var list refusal.List

@@ -95,7 +95,7 @@ func assembled(t testing.TB, m elf.Machine, source string) string {
 	if m == elf.EM_AARCH64 {
 		as = "aarch64-linux-gnu-as"
 	}
-	run(t, testkit.Tool(t, as), "-o", out, in)
+	testkit.Run(t, testkit.Tool(t, as), "-o", out, in)
 	return out
 }
 
@@ -106,8 +106,8 @@ func kernelOf(t testing.TB, m elf.Machine, objects ...string) *elfpatch.File {
 	if m == elf.EM_AARCH64 {
 		ld, text = "aarch64-linux-gnu-ld", "0xffff800080010000"
 	}
-	run(t, testkit.Tool(t, ld), append([]string{"-Ttext=" + text, "-e", "0", "-z", "max-page-size=4096", "-o", out}, objects...)...)
-	return parse(t, out)
+	testkit.Run(t, testkit.Tool(t, ld), append([]string{"-Ttext=" + text, "-e", "0", "-z", "max-page-size=4096", "-o", out}, objects...)...)
+	return testkit.ELF(t, out)
 }
 
 const (
@@ -137,7 +137,7 @@ func TestKernelForms(t *testing.T) {
 		{name: "more code", image: []string{"add $17", "nop; add $17"}, want: "not-the-running-code"},
 	} {
 		for _, sections := range []bool{false, true} {
-			obj := parse(t, assembled(t, elf.EM_X86_64, form(sections, c.object...)))
+			obj := testkit.ELF(t, assembled(t, elf.EM_X86_64, form(sections, c.object...)))
 			img := kernelOf(t, elf.EM_X86_64, assembled(t, elf.EM_X86_64, form(false, c.image...)), assembled(t, elf.EM_X86_64, kernelRest))
 			work := sym(t, obj, "work")
 			proof, err := Prove(obj, []int{work}, img, nil, Options{})
@@ -187,7 +187,7 @@ func checkKernelProof(t *testing.T, proof *Proof, obj, img *elfpatch.File, secti
 // the fields.
 func TestKernelMutants(t *testing.T) {
 	for _, sections := range []bool{false, true} {
-		obj := parse(t, assembled(t, elf.EM_X86_64, form(sections)))
+		obj := testkit.ELF(t, assembled(t, elf.EM_X86_64, form(sections)))
 		img := kernelOf(t, elf.EM_X86_64, assembled(t, elf.EM_X86_64, form(false, "FENTRY", nop5, "SITE", nop2)), assembled(t, elf.EM_X86_64, kernelRest))
 		s := img.Symbols[sym(t, img, "work")]
 		for off := range s.Size {
@@ -228,7 +228,7 @@ func TestKernelFormsARM64(t *testing.T) {
 		{"nop", "b 1b", "not-the-running-code"},
 		{"nop", "mov w1, w1", "not-the-running-code"},
 	} {
-		obj := parse(t, assembled(t, elf.EM_AARCH64, strings.ReplaceAll(armWork, "SITE", c.object)))
+		obj := testkit.ELF(t, assembled(t, elf.EM_AARCH64, strings.ReplaceAll(armWork, "SITE", c.object)))
 		img := kernelOf(t, elf.EM_AARCH64, assembled(t, elf.EM_AARCH64, strings.ReplaceAll(armWork, "SITE", c.image)))
 		_, err := Prove(obj, []int{sym(t, obj, "work")}, img, nil, Options{})
 		if got := codes(err); got != orNil(c.want) {
@@ -292,7 +292,7 @@ func TestKernelSharedNames(t *testing.T) {
 				source = strings.Replace(source, ".text", `.section .text.show,"ax",@progbits`, 1)
 				source = strings.Replace(source, ".globl caller", `.section .text.caller,"ax",@progbits`+"\n.globl caller", 1)
 			}
-			obj := parse(t, assembled(t, elf.EM_X86_64, source))
+			obj := testkit.ELF(t, assembled(t, elf.EM_X86_64, source))
 			img := kernelOf(t, elf.EM_X86_64, assembled(t, elf.EM_X86_64, other), assembled(t, elf.EM_X86_64, c.image))
 			proof, err := Prove(obj, []int{sym(t, obj, "show")}, img, nil, Options{})
 			if got := codes(err); got != orNil(c.want) {

@@ -5,7 +5,6 @@ import (
 	"errors"
 	"fmt"
 	"os"
-	"os/exec"
 	"path/filepath"
 	"strings"
 	"testing"
@@ -14,24 +13,6 @@ import (
 	"livepatch/internal/refusal"
 	"livepatch/internal/testkit"
 )
-
-// compiler returns a compiler, or ends the test: without one there is nothing
-// to test with, and on CI that is a failure.
-func compiler(t testing.TB, m elf.Machine) string {
-	t.Helper()
-	name := "gcc"
-	if m == elf.EM_AARCH64 {
-		name = "aarch64-linux-gnu-gcc"
-	}
-	return testkit.Tool(t, name)
-}
-
-func run(t testing.TB, name string, args ...string) {
-	t.Helper()
-	if out, err := exec.Command(name, args...).CombinedOutput(); err != nil {
-		t.Fatalf("%s %s: %v\n%s", name, strings.Join(args, " "), err, out)
-	}
-}
 
 // program is built from C sources: one object each, linked into one target,
 // with and without symbols.
@@ -51,7 +32,7 @@ type recipe struct {
 
 func (r recipe) build(t testing.TB, sources map[string]string) *program {
 	t.Helper()
-	cc := compiler(t, r.machine)
+	cc := testkit.Compiler(t, r.machine)
 	if r.clang {
 		cc = testkit.Tool(t, "clang")
 		if r.machine == elf.EM_AARCH64 {
@@ -69,15 +50,15 @@ func (r recipe) build(t testing.TB, sources map[string]string) *program {
 		if err := os.WriteFile(src, []byte(sources[name]), 0o644); err != nil {
 			t.Fatal(err)
 		}
-		run(t, cc, append(append([]string{"-O2", "-c", "-o", obj}, r.cflags...), src)...)
-		p.objs[name] = parse(t, obj)
+		testkit.Run(t, cc, append(append([]string{"-O2", "-c", "-o", obj}, r.cflags...), src)...)
+		p.objs[name] = testkit.ELF(t, obj)
 		args = append(args, obj)
 	}
-	run(t, cc, args...)
-	p.target = parse(t, filepath.Join(dir, "target"))
-	strip := strings.TrimSuffix(compiler(t, r.machine), "gcc") + "strip"
-	run(t, strip, "-o", filepath.Join(dir, "stripped"), filepath.Join(dir, "target"))
-	p.stripped = parse(t, filepath.Join(dir, "stripped"))
+	testkit.Run(t, cc, args...)
+	p.target = testkit.ELF(t, filepath.Join(dir, "target"))
+	strip := strings.TrimSuffix(testkit.Compiler(t, r.machine), "gcc") + "strip"
+	testkit.Run(t, strip, "-o", filepath.Join(dir, "stripped"), filepath.Join(dir, "target"))
+	p.stripped = testkit.ELF(t, filepath.Join(dir, "stripped"))
 	return p
 }
 
@@ -95,19 +76,6 @@ func sortedKeys(m map[string]string) []string {
 		}
 	}
 	return out
-}
-
-func parse(t testing.TB, path string) *elfpatch.File {
-	t.Helper()
-	b, err := os.ReadFile(path)
-	if err != nil {
-		t.Fatal(err)
-	}
-	f, err := elfpatch.Parse(b)
-	if err != nil {
-		t.Fatalf("%s: %v", path, err)
-	}
-	return f
 }
 
 // sym returns the index of a symbol of an object.

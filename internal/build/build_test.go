@@ -5,12 +5,10 @@ import (
 	"debug/elf"
 	"errors"
 	"os"
-	"os/exec"
 	"path/filepath"
 	"strings"
 	"testing"
 
-	"livepatch/elfpatch"
 	"livepatch/internal/check"
 	"livepatch/internal/pack"
 	"livepatch/internal/refusal"
@@ -39,35 +37,6 @@ var recipes = map[string]recipe{
 	"arm64no":  {elf.EM_AARCH64, "-O2 -fno-pie", "-no-pie"},
 }
 
-func compiler(t testing.TB, m elf.Machine) string {
-	t.Helper()
-	name := "gcc"
-	if m == elf.EM_AARCH64 {
-		name = "aarch64-linux-gnu-gcc"
-	}
-	return testkit.Tool(t, name)
-}
-
-func run(t testing.TB, name string, args ...string) {
-	t.Helper()
-	if out, err := exec.Command(name, args...).CombinedOutput(); err != nil {
-		t.Fatalf("%s %s: %v\n%s", name, strings.Join(args, " "), err, out)
-	}
-}
-
-func parse(t testing.TB, path string) *elfpatch.File {
-	t.Helper()
-	b, err := os.ReadFile(path)
-	if err != nil {
-		t.Fatal(err)
-	}
-	f, err := elfpatch.Parse(b)
-	if err != nil {
-		t.Fatalf("%s: %v", path, err)
-	}
-	return f
-}
-
 // object compiles a source; the name of the directory must not matter.
 func (r recipe) object(t testing.TB, name, source string) string {
 	t.Helper()
@@ -76,7 +45,7 @@ func (r recipe) object(t testing.TB, name, source string) string {
 	if err := os.WriteFile(src, []byte(source), 0o644); err != nil {
 		t.Fatal(err)
 	}
-	run(t, compiler(t, r.machine), append(strings.Fields(r.cflags), "-c", "-o", obj, src)...)
+	testkit.Run(t, testkit.Compiler(t, r.machine), append(strings.Fields(r.cflags), "-c", "-o", obj, src)...)
 	return obj
 }
 
@@ -86,13 +55,13 @@ func (r recipe) inputs(t testing.TB, before, after, main string) Inputs {
 	t.Helper()
 	orig, patched := r.object(t, "unit", before), r.object(t, "unit", after)
 	target := filepath.Join(t.TempDir(), "prog")
-	cc := compiler(t, r.machine)
-	run(t, cc, append(append([]string{"-Wl,--build-id"}, strings.Fields(r.ldflags)...), "-o", target, orig, r.object(t, "main", main))...)
+	cc := testkit.Compiler(t, r.machine)
+	testkit.Run(t, cc, append(append([]string{"-Wl,--build-id"}, strings.Fields(r.ldflags)...), "-o", target, orig, r.object(t, "main", main))...)
 	stripped := target + ".stripped"
-	run(t, strings.TrimSuffix(cc, "gcc")+"strip", "-o", stripped, target)
+	testkit.Run(t, strings.TrimSuffix(cc, "gcc")+"strip", "-o", stripped, target)
 	return Inputs{Name: "fix", Version: "test", Targets: []Target{{
-		Name: "prog", File: parse(t, stripped),
-		Pairs: []Pair{{"unit.o", "unit.o", parse(t, orig), parse(t, patched)}},
+		Name: "prog", File: testkit.ELF(t, stripped),
+		Pairs: []Pair{{"unit.o", "unit.o", testkit.ELF(t, orig), testkit.ELF(t, patched)}},
 	}}}
 }
 

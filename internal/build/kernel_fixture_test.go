@@ -66,7 +66,7 @@ func (r kernelRecipe) compile(t testing.TB, name, source string) string {
 	}
 	args := append(strings.Fields("-O2 -fno-pic -fno-pie -ffreestanding -fno-builtin -fno-asynchronous-unwind-tables -fno-stack-protector -ffunction-sections -fdata-sections"),
 		strings.Fields(r.cflags)...)
-	run(t, testkit.Tool(t, r.tools+"gcc"), append(args, "-c", "-o", obj, src)...)
+	testkit.Run(t, testkit.Tool(t, r.tools+"gcc"), append(args, "-c", "-o", obj, src)...)
 	return obj
 }
 
@@ -74,7 +74,7 @@ func (r kernelRecipe) compile(t testing.TB, name, source string) string {
 func (r kernelRecipe) pair(t testing.TB, name, before, after string) (Pair, string) {
 	t.Helper()
 	a, b := r.compile(t, name, before), r.compile(t, name, after)
-	return Pair{OrigName: name + ".o", PatchedName: name + ".o", Orig: parse(t, a), Patched: parse(t, b)}, a
+	return Pair{OrigName: name + ".o", PatchedName: name + ".o", Orig: testkit.ELF(t, a), Patched: testkit.ELF(t, b)}, a
 }
 
 // image links a kernel. Its symbols are what kallsyms would have of them.
@@ -82,8 +82,8 @@ func (r kernelRecipe) image(t testing.TB, objects ...string) *kimage.Kernel {
 	t.Helper()
 	out := filepath.Join(t.TempDir(), "vmlinux")
 	args := append([]string{"-T", "testdata/kernel.ld", "-o", out}, objects...)
-	run(t, testkit.Tool(t, r.tools+"ld"), append(args, r.compile(t, "core", kernelCore))...)
-	k := &kimage.Kernel{File: parse(t, out), Machine: r.machine, Release: "6.99.0-test", Vermagic: testVermagic, BuildID: bytes.Repeat([]byte{7}, 20)}
+	testkit.Run(t, testkit.Tool(t, r.tools+"ld"), append(args, r.compile(t, "core", kernelCore))...)
+	k := &kimage.Kernel{File: testkit.ELF(t, out), Machine: r.machine, Release: "6.99.0-test", Vermagic: testVermagic, BuildID: bytes.Repeat([]byte{7}, 20)}
 	for i, s := range k.File.Symbols {
 		if i == 0 || s.Section <= 0 || s.Type == elf.STT_SECTION || s.Type == elf.STT_FILE || strings.HasPrefix(s.Name, "$") {
 			continue
@@ -110,7 +110,7 @@ char info[] __attribute__((section(".modinfo"), used)) = "license=GPL\0name=`+na
 char this_module[1280] __attribute__((section(".gnu.linkonce.this_module"), used));
 `)
 	out := filepath.Join(t.TempDir(), name+".ko")
-	run(t, testkit.Tool(t, r.tools+"ld"), append([]string{"-r", "--build-id=sha1", "-o", out, info}, objects...)...)
+	testkit.Run(t, testkit.Tool(t, r.tools+"ld"), append([]string{"-r", "--build-id=sha1", "-o", out, info}, objects...)...)
 	b, err := os.ReadFile(out)
 	if err != nil {
 		t.Fatal(err)

@@ -15,6 +15,7 @@ import (
 
 	"livepatch/elfpatch"
 	"livepatch/internal/refusal"
+	"livepatch/internal/testkit"
 )
 
 // builder puts objects together by hand.
@@ -193,7 +194,7 @@ func TestGolden(t *testing.T) {
 				t.Fatal(err)
 			}
 		}
-		if d := cmp.Diff(string(read(t, golden)), got); d != "" {
+		if d := cmp.Diff(string(testkit.Read(t, golden)), got); d != "" {
 			t.Errorf("%s: (-want +got)\n%s", name, d)
 		}
 	}

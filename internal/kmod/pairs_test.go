@@ -78,7 +78,7 @@ func TestPairs(t *testing.T) {
 func cutPair(t *testing.T, name, orig, after string) (Part, bool) {
 	t.Helper()
 	parse := func(file string) *elfpatch.File {
-		f, err := elfpatch.Parse(read(t, file))
+		f, err := elfpatch.Parse(testkit.Read(t, file))
 		if err != nil {
 			t.Fatal(err)
 		}

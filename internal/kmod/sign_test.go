@@ -44,7 +44,7 @@ func TestSign(t *testing.T) {
 	for name, kind := range map[string][]string{"RSA": rsaKey, "EC": ecKey} {
 		dir := keyPair(t, kind...)
 		for _, hash := range []string{"sha256", "sha384", "sha512"} {
-			s, err := NewSigner(read(t, dir+"/key.pem"), read(t, dir+"/cert.der"), hash)
+			s, err := NewSigner(testkit.Read(t, dir+"/key.pem"), testkit.Read(t, dir+"/cert.der"), hash)
 			if err != nil {
 				t.Fatal(err)
 			}
@@ -69,7 +69,7 @@ func TestSign(t *testing.T) {
 			if name == "RSA" {
 				openssl(t, dir, "cms", "-sign", "-binary", "-nocerts", "-noattr", "-nosmimecap", "-md", hash, "-in", "module",
 					"-signer", "cert.pem", "-inkey", "key.pem", "-outform", "DER", "-out", "theirs")
-				if theirs := read(t, dir+"/theirs"); !bytes.Equal(theirs, message) {
+				if theirs := testkit.Read(t, dir+"/theirs"); !bytes.Equal(theirs, message) {
 					t.Errorf("%s: openssl signs\n%x, this\n%x", hash, theirs, message)
 				}
 			}
@@ -93,9 +93,9 @@ func TestNewSignerRefuses(t *testing.T) {
 	openssl(t, dir, "rsa", "-in", "key.pem", "-traditional", "-aes128", "-passout", "pass:x", "-out", "encrypted1.pem")
 	openssl(t, other, "ec", "-in", "key.pem", "-out", "sec1.pem")
 	openssl(t, dir, "genpkey", "-algorithm", "ED25519", "-out", "ed.pem")
-	key, cert := read(t, dir+"/key.pem"), read(t, dir+"/cert.pem")
+	key, cert := testkit.Read(t, dir+"/key.pem"), testkit.Read(t, dir+"/cert.pem")
 	for _, good := range [][3][]byte{
-		{key, cert}, {read(t, dir+"/pkcs1.pem"), cert}, {read(t, other+"/sec1.pem"), read(t, other+"/cert.pem")},
+		{key, cert}, {testkit.Read(t, dir+"/pkcs1.pem"), cert}, {testkit.Read(t, other+"/sec1.pem"), testkit.Read(t, other+"/cert.pem")},
 		{append(bytes.Clone(cert), key...), append(bytes.Clone(cert), key...)},
 	} {
 		if _, err := NewSigner(good[0], good[1], ""); err != nil {
@@ -110,10 +110,10 @@ func TestNewSignerRefuses(t *testing.T) {
 		{key, cert, "md5", `digest "md5" is not supported`},
 		{cert, cert, "", "no private key"},
 		{key, key, "", "no certificate"},
-		{key, read(t, other+"/cert.pem"), "", "not that of the key"},
-		{read(t, dir+"/encrypted.pem"), cert, "", "encrypted"},
-		{read(t, dir+"/encrypted1.pem"), cert, "", "encrypted"},
-		{read(t, dir+"/ed.pem"), cert, "", "cannot sign modules"},
+		{key, testkit.Read(t, other+"/cert.pem"), "", "not that of the key"},
+		{testkit.Read(t, dir+"/encrypted.pem"), cert, "", "encrypted"},
+		{testkit.Read(t, dir+"/encrypted1.pem"), cert, "", "encrypted"},
+		{testkit.Read(t, dir+"/ed.pem"), cert, "", "cannot sign modules"},
 		{key, []byte{0x30, 0x82, 1}, "", "read the certificate"},
 		{nil, nil, "", "no private key"},
 	} {

@@ -34,26 +34,17 @@ func fetched(t testing.TB, version string) *target {
 func opened(t testing.TB, from *vm.Kernel) *target {
 	k := &target{Kernel: from}
 	var err error
-	if k.image, err = kimage.Parse(read(t, k.Path("vmlinuz"))); err != nil {
+	if k.image, err = kimage.Parse(testkit.Read(t, k.Path("vmlinuz"))); err != nil {
 		t.Fatal(err)
 	}
 	if k.abi, err = kimage.ABIFromBTF(k.image.BTF, k.image.Machine); err != nil {
 		t.Fatal(err)
 	}
-	if k.exports, err = kimage.ParseSymvers(read(t, k.Path("headers/Module.symvers"))); err != nil {
+	if k.exports, err = kimage.ParseSymvers(testkit.Read(t, k.Path("headers/Module.symvers"))); err != nil {
 		t.Fatal(err)
 	}
-	k.config = ParseConfig(read(t, k.Path("config")))
+	k.config = ParseConfig(testkit.Read(t, k.Path("config")))
 	return k
-}
-
-func read(t testing.TB, name string) []byte {
-	t.Helper()
-	b, err := os.ReadFile(name)
-	if err != nil {
-		t.Fatal(err)
-	}
-	return b
 }
 
 // spec is that of a module for the kernel, without what is patched.
@@ -112,7 +103,7 @@ func compiled(t testing.TB, cc string, args []string, source string, replaced ..
 	if b, err := exec.Command(testkit.Tool(t, cc), append(append([]string{}, args...), "-o", out, source)...).CombinedOutput(); err != nil {
 		t.Fatalf("%s: %v\n%s", cc, err, b)
 	}
-	f, err := elfpatch.Parse(read(t, out))
+	f, err := elfpatch.Parse(testkit.Read(t, out))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -168,7 +159,7 @@ func (k *target) process(t testing.TB, m *Merged) {
 	if out, err := cmd.CombinedOutput(); err != nil || len(out) > 0 {
 		t.Fatalf("objtool %s: %v\n%s", strings.Join(args, " "), err, out)
 	}
-	if m.Object, err = elfpatch.Parse(read(t, file)); err != nil {
+	if m.Object, err = elfpatch.Parse(testkit.Read(t, file)); err != nil {
 		t.Fatal(err)
 	}
 }

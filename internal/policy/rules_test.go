@@ -35,7 +35,7 @@ var imports = map[string][]string{
 
 	"internal/compile":    {},
 	"internal/header":     {},
-	"internal/testkit":    {},
+	"internal/testkit":    {"elfpatch"},
 	"internal/testkit/vm": {"internal/testkit"},
 
 	"internal/image": {"elfpatch", "internal/kimage", "golang.org/x/sys/unix"},

@@ -58,18 +58,8 @@ func Fetched(t testing.TB, args ...string) *Kernel {
 // with 3, "not on this system", testkit.Missing decides.
 func Script(t testing.TB, name string, args ...string) string {
 	t.Helper()
-	root, err := filepath.Abs(".")
-	if err != nil {
-		t.Fatal(err)
-	}
-	for root != filepath.Dir(root) {
-		if _, err := os.Stat(filepath.Join(root, "go.mod")); err == nil {
-			break
-		}
-		root = filepath.Dir(root)
-	}
 	var stderr bytes.Buffer
-	cmd := exec.Command(filepath.Join(root, "scripts", name), args...)
+	cmd := exec.Command(filepath.Join(testkit.Root(t), "scripts", name), args...)
 	cmd.Stderr = &stderr
 	out, err := cmd.Output()
 	var exit *exec.ExitError
