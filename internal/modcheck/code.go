@@ -245,7 +245,9 @@ func (c *checker) checkOperand(r ref, at place) {
 	case in.Flow == disasm.Jump || in.Flow == disasm.CondJump:
 	default:
 		c.take(r, add, start)
-		c.takeForeign(r, add, start, false)
+		if takes(c.f.Machine, r, in, at.off-start.off) {
+			c.takeForeign(r, add, start, false)
+		}
 	}
 }
 

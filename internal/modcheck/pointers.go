@@ -8,6 +8,7 @@ import (
 	"strconv"
 	"strings"
 
+	"livepatch/disasm"
 	"livepatch/elfpatch"
 	"livepatch/elfpatch/kernel"
 	"livepatch/internal/kimage"
@@ -55,6 +56,25 @@ func (c *checker) takeForeign(r ref, add int64, at place, data bool) {
 		c.outside[x] = use{at, data}
 	}
 }
+
+// takes reports an operand that is an address, and not what is there. There is
+// data among the kernel's code, such as x86_verw_sel of 6.12. On arm64 adrp is
+// half of both; the other half tells.
+func takes(m elf.Machine, r ref, in disasm.Inst, field uint64) bool {
+	if m == elf.EM_AARCH64 {
+		switch elf.R_AARCH64(r.Type) {
+		case elf.R_AARCH64_ADR_PREL_PG_HI21, elf.R_AARCH64_ADR_PREL_PG_HI21_NC, elf.R_AARCH64_LD_PREL_LO19,
+			elf.R_AARCH64_LDST8_ABS_LO12_NC, elf.R_AARCH64_LDST16_ABS_LO12_NC, elf.R_AARCH64_LDST32_ABS_LO12_NC,
+			elf.R_AARCH64_LDST64_ABS_LO12_NC, elf.R_AARCH64_LDST128_ABS_LO12_NC:
+			return false
+		}
+		return true
+	}
+	memory := in.X86.Disp.Size > 0 && uint64(in.X86.Disp.Off) == field
+	return !memory || in.X86.Map == 0 && in.X86.Opcode == lea
+}
+
+const lea = 0x8d // Intel SDM, "LEA"
 
 // foreignOf says what a livepatch symbol or an undefined one stands for.
 func (c *checker) foreignOf(s *elfpatch.Symbol) (foreign, bool) {
