@@ -7,6 +7,10 @@ import (
 	"slices"
 )
 
+// mostLoads is how many times over segments may load a file: what is shared is
+// the page between two of them. It bounds the work of whoever reads them all.
+const mostLoads = 4
+
 // loaded is the part of a PT_LOAD segment that the file backs.
 type loaded struct{ addr, size, offset uint64 }
 
@@ -26,7 +30,7 @@ func (f *File) parseSegments(h *header) error {
 	if f.debugOnly = f.lacksContents(); f.debugOnly {
 		return nil
 	}
-	size := uint64(len(f.raw))
+	size, total := uint64(len(f.raw)), uint64(0)
 	for i, p := range f.Segments {
 		where := func() string { return fmt.Sprintf("program header %d", i) }
 		if p.FileSize == 0 || p.Type == elf.PT_NULL {
@@ -42,6 +46,9 @@ func (f *File) parseSegments(h *header) error {
 			return malformed(where(), "%#x bytes of the file in %#x bytes of memory at %#x", p.FileSize, p.MemSize, p.VAddr)
 		}
 		f.loads = append(f.loads, loaded{p.VAddr, p.FileSize, p.Offset})
+		if total += p.FileSize; total/mostLoads > size {
+			return malformed(where(), "the segments load more than %d times the file of %#x bytes", mostLoads, size)
+		}
 	}
 	slices.SortFunc(f.loads, func(a, b loaded) int { return cmp.Compare(a.addr, b.addr) })
 	for i := 1; i < len(f.loads); i++ {
