@@ -32,6 +32,7 @@ const (
 	// of them at most.
 	minPointers = 64
 	sample      = 8192
+	maxTries    = 1 << 25 // of pointers at addresses; those of a kernel of 128 MiB need half of it
 )
 
 func isARM64Image(b []byte) bool {
@@ -139,7 +140,7 @@ func imageBase(syms []Symbol, ptrs []uint64, size uint64) (uint64, error) {
 		at[s.Addr] = true
 	}
 	ptrs = ptrs[lo : lo+n]
-	step := max(1, n/sample)
+	step := max(1, n/min(sample, maxTries/(int(size/imageAlign)+1)))
 	var base uint64
 	best, second, all := 0, 0, (n+step-1)/step
 	for b := ptrs[0] &^ (imageAlign - 1); ptrs[n-1]-b < size; b -= imageAlign {
