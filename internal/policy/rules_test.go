@@ -33,16 +33,16 @@ var imports = map[string][]string{
 	"test":             {},
 	"test/kernel":      {},
 
-	"internal/compile":    {},
-	"internal/header":     {},
-	"internal/testkit":    {"elfpatch"},
-	"internal/testkit/vm": {"internal/testkit"},
+	"internal/compile":         {},
+	"internal/header":          {},
+	"internal/testkit":         {"elfpatch"},
+	"internal/testkit/vm":      {"internal/testkit"},
+	"internal/testkit/vm/boot": {"internal/testkit/vm"},
 
 	"internal/image": {"elfpatch", "internal/kimage", "golang.org/x/sys/unix"},
 	"internal/demo":  {"elfpatch", "internal/build", "internal/pack", "internal/process"},
 	"internal/process": {"elfpatch", "internal/live", "internal/pack", "internal/refusal", "internal/resolve",
 		"manifest", "trampoline", "golang.org/x/sys/unix"},
-	"cmd/livepatch-vm": {"internal/testkit/vm"},
 	"cmd/livepatch": {"docs", "elfpatch", "elfpatch/diff", "elfpatch/kernel", "fentry", "internal/build", "internal/check", "internal/compile", "internal/demo", "internal/header",
 		"internal/image", "internal/kimage", "internal/klp", "internal/kmod", "internal/kstate", "internal/live", "internal/modcheck", "internal/pack", "internal/process", "internal/refusal", "manifest",
 		"github.com/ianlancetaylor/demangle", "github.com/urfave/cli/v2", "golang.org/x/term"},
@@ -51,7 +51,7 @@ var imports = map[string][]string{
 // machine lists the packages that may touch the machine. All others are pure
 // functions of their inputs, and build and give the same answer everywhere.
 var machine = []string{"cmd/livepatch", "internal/compile", "internal/demo", "internal/image", "internal/klp", "internal/process", "internal/testkit",
-	"internal/testkit/vm", "cmd/livepatch-vm"}
+	"internal/testkit/vm", "internal/testkit/vm/boot"}
 
 // impure lists packages of the standard library that only machine packages
 // may import: they read or change the machine, or answer differently on

@@ -1,4 +1,4 @@
-// Command livepatch-vm boots a kernel in QEMU, runs scripts in it and prints what they
+// Command boot boots a kernel in QEMU, runs scripts in it and prints what they
 // print. It is the program behind scripts/vm and serves the project's development.
 package main
 
