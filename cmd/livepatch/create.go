@@ -34,13 +34,14 @@ Compares each pair of objects, proves that the first is the code of the target,
 byte for byte apart from what linking changes, finds the variables that both
 use, and writes what changed as a package. The target may be stripped. For a
 kernel (vmlinux or vmlinuz, and modules of it) the package holds a livepatch
-module. All reasons against the patch are printed at once. Exit codes: 3
-refused, 4 nothing to patch.
+module; the image is given even if only modules change. All reasons against the
+patch are printed at once. Exit codes: 3 refused, 4 nothing to patch.
 
 Examples:
   livepatch create -o fix.lpatch --target ./server --pair old/net.o=new/net.o
   livepatch create -o fix.lpatch --target /usr/sbin/d --debug d.debug --pair a.o=b.o
-  livepatch create -o fix.lpatch --target /boot/vmlinuz-6.1 --pair old/fork.o=new/fork.o`,
+  livepatch create -o fix.lpatch --target /boot/vmlinuz-6.1 --pair old/fork.o=new/fork.o
+  livepatch create -o fix.lpatch --target vmlinuz --target xfs.ko.xz --pair old/xfs_file.o=new/xfs_file.o`,
 		Action: func(c *cli.Context) error { return create(c, order) },
 	}
 }

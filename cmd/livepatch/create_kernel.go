@@ -22,15 +22,15 @@ import (
 // createKernelFlags are the flags of create that only kernels take.
 func createKernelFlags() []cli.Flag {
 	return []cli.Flag{
-		&cli.StringFlag{Name: "symvers", Category: "kernel", Usage: "`FILE` Module.symvers of the kernel (default: what the image and modules export)"},
-		&cli.StringFlag{Name: "btf", Category: "kernel", Usage: "`FILE` with the kernel's type information (default: that in the image)"},
-		&cli.StringFlag{Name: "objtool", Category: "kernel", Usage: "the kernel's own objtool `PROGRAM`, for kernels with IBT or LTO"},
-		&cli.StringFlag{Name: "config", Category: "kernel", Usage: "the kernel's configuration `FILE`, for objtool (default: config-RELEASE beside the image or in /boot)"},
-		&cli.StringFlag{Name: "flavour", Category: "kernel", Value: "auto", Usage: "how the module patches: `auto` or klp, through the livepatch core"},
-		&cli.BoolFlag{Name: "no-replace", Category: "kernel", Usage: "leave other livepatches in place instead of replacing them"},
-		&cli.StringSliceFlag{Name: "state", Category: "kernel", Usage: "`ID[=VERSION]` of a system state that the patch changes; repeatable"},
-		&cli.StringFlag{Name: "module-key", Category: "kernel", Usage: "private key `FILE` (PEM) to sign the module with"},
-		&cli.StringFlag{Name: "module-cert", Category: "kernel", Usage: "certificate `FILE` (PEM or DER) of that key"},
+		&cli.StringFlag{Name: "symvers", Usage: "kernel: its Module.symvers `FILE` (default: what the image and modules export)"},
+		&cli.StringFlag{Name: "btf", Usage: "kernel: `FILE` with its type information (default: that in the image)"},
+		&cli.StringFlag{Name: "objtool", Usage: "kernel: its own objtool `PROGRAM`, where its build runs it last (IBT, LTO)"},
+		&cli.StringFlag{Name: "config", Usage: "kernel: its configuration `FILE` (default: config-RELEASE beside the image or in /boot)"},
+		&cli.StringFlag{Name: "flavour", Value: "auto", Usage: "kernel: how the module patches: `auto` or klp, through the livepatch core"},
+		&cli.BoolFlag{Name: "no-replace", Usage: "kernel: leave other livepatches in place instead of replacing them", DisableDefaultText: true},
+		&cli.StringSliceFlag{Name: "state", Usage: "kernel: `ID[=VERSION]` of a system state that the patch changes; repeatable"},
+		&cli.StringFlag{Name: "module-key", Usage: "kernel: private key `FILE` (PEM) to sign the module with"},
+		&cli.StringFlag{Name: "module-cert", Usage: "kernel: certificate `FILE` (PEM or DER) of that key"},
 	}
 }
 

@@ -37,7 +37,7 @@ func kernelPackage(path string) (*pack.Package, error) {
 		return nil, err
 	}
 	if pkg.Manifest.Kernel == nil {
-		return nil, usageErrorf("%s patches programs, not the kernel", path)
+		return nil, hinted(usageErrorf("%s patches programs, not the kernel", path), "livepatch inspect %s shows which", path)
 	}
 	return pkg, nil
 }

@@ -8,6 +8,7 @@ import (
 	"os"
 	"path/filepath"
 	"runtime"
+	"strconv"
 	"strings"
 	"testing"
 
@@ -195,5 +196,29 @@ func TestKernelOutcomes(t *testing.T) {
 	want := "the transition of fix did not end within 1s\nprocess 4 (cat\x1b) waits in wait, called by f\nand 8 more"
 	if busy.Error() != want {
 		t.Errorf("%q, want %q", busy.Error(), want)
+	}
+}
+
+// A package is applied to what it is for, and to nothing else.
+func TestApplyToTheOther(t *testing.T) {
+	kernel, program := kernelPackageFile(t), "../../internal/check/testdata/double.lpatch"
+	self := strconv.Itoa(os.Getpid())
+	for _, tc := range []struct {
+		args      []string
+		err, hint string
+	}{
+		{[]string{"apply", kernel, "--pid", self}, kernel + " patches the kernel, not processes", "livepatch apply " + kernel + " --kernel"},
+		{[]string{"apply", kernel, "--pid", self, "--dry-run"}, kernel + " patches the kernel, not processes", "livepatch apply " + kernel + " --kernel"},
+		{[]string{"apply", kernel}, "apply needs --pid, --exe or --kernel", "livepatch help apply"},
+		{[]string{"apply", program, "--kernel"}, program + " patches programs, not the kernel", "livepatch inspect " + program + " shows which"},
+		{[]string{"apply", program, "--kernel", "--print-unit"}, program + " patches programs, not the kernel", ""},
+		{[]string{"verify", program, "--running-kernel"}, program + " patches programs, not the kernel", ""},
+		{[]string{"conflicts", program, "--kprobes", os.DevNull}, program + " patches programs, not the kernel", ""},
+		{[]string{"verify", kernel, "--pid", self}, kernel + " patches a kernel, not a process", "livepatch help verify"},
+	} {
+		_, errs, code := livepatch(tc.args...)
+		if code != exitUsage || !strings.Contains(errs, "error: "+tc.err+"\n") || !strings.Contains(errs, "hint: "+tc.hint) {
+			t.Errorf("%v: code %d\n%s", tc.args, code, errs)
+		}
 	}
 }

@@ -40,6 +40,9 @@ func revert(c *cli.Context) error {
 	if c.Bool("all") {
 		least = 0
 	}
+	if c.Bool("kernel") && least > 0 && c.NArg() == 0 {
+		return hinted(usageErrorf("revert needs NAME, or --all"), "livepatch status --kernel shows the names")
+	}
 	args, err := takeArgs(c, least, least)
 	if err != nil {
 		return err

@@ -17,7 +17,7 @@ func verifyCommand() *cli.Command {
 		Name: "verify", Usage: "check a package or kernel module against its target, changing nothing", ArgsUsage: "PKG|MODULE.ko", Category: groupLook,
 		Flags: []cli.Flag{
 			&cli.StringSliceFlag{Name: "target", Usage: "executable, library, kernel image or module `FILE` to check against; repeatable"},
-			&cli.IntFlag{Name: "pid", Usage: "process `N` to check against"},
+			&cli.IntFlag{Name: "pid", Usage: "process `N` to check against", DefaultText: "none"},
 			&cli.BoolFlag{Name: "running-kernel", Usage: "check a kernel package against this machine's kernel, as apply would", DisableDefaultText: true},
 			&cli.StringFlag{Name: "kallsyms", Usage: "symbols of the kernel, as /proc/kallsyms prints them, from `FILE`"},
 			&cli.StringFlag{Name: "system-map", Usage: "symbols of the kernel, from System.map `FILE`"},
