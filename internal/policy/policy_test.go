@@ -127,15 +127,16 @@ func params(f *ast.FuncType) int {
 }
 
 func TestPackageComments(t *testing.T) {
-	doc := map[string]string{}
+	doc, program := map[string]string{}, map[string]bool{}
 	for _, s := range sources(t) {
+		program[s.dir] = s.file.Name.Name == "main"
 		if text := s.file.Doc.Text(); text != "" || doc[s.dir] == "" {
 			doc[s.dir] = text
 		}
 	}
 	for dir, text := range doc {
 		want := "Package " + path.Base(dir) + " "
-		if strings.HasPrefix(dir, "cmd/") {
+		if program[dir] {
 			want = "Command " + path.Base(dir) + " "
 		}
 		if !strings.HasPrefix(text, want) {
@@ -192,8 +193,8 @@ func TestErrors(t *testing.T) {
 			pos := s.fset.Position(call.Pos())
 			name := callee(call)
 			switch {
-			case slices.Contains(exits, name) && !strings.HasPrefix(s.dir, "cmd/"):
-				t.Errorf("%v: only cmd ends the process", pos)
+			case slices.Contains(exits, name) && s.file.Name.Name != "main":
+				t.Errorf("%v: only programs end the process", pos)
 			case name == "panic" && !raisedAgain(call.Args[0]) && !strings.HasPrefix(text(call.Args[0]), "BUG: "):
 				t.Errorf("%v: a panic is for the impossible and begins with BUG:", pos)
 			case name == "fmt.Errorf" || name == "errors.New":
