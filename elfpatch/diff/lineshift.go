@@ -3,6 +3,7 @@ package diff
 import (
 	"bytes"
 	"fmt"
+	"path"
 	"strconv"
 	"strings"
 )
@@ -115,4 +116,38 @@ func span(text, sign string) (from, lines int, err error) {
 		return 0, 0, fmt.Errorf("%q is no range of lines", text)
 	}
 	return from, lines, nil
+}
+
+// fits reports whether a claim is what the patch did to its file. main is the
+// file of the object, for claims that name none.
+func (l *LineShift) fits(x *claim, main string) bool {
+	file := x.file
+	if file == "" {
+		file = main
+	}
+	if file == "" {
+		return false
+	}
+	for name, moves := range l.Files {
+		if !sameFile(name, file) {
+			continue
+		}
+		by := int64(0)
+		for _, m := range moves {
+			if int64(m.Line) <= x.old {
+				by = int64(m.By)
+			}
+		}
+		return x.new-x.old == by
+	}
+	return false
+}
+
+// sameFile reports whether one path ends as the other.
+func sameFile(a, b string) bool {
+	a, b = path.Clean(a), path.Clean(b)
+	if len(a) < len(b) {
+		a, b = b, a
+	}
+	return a == b || strings.HasSuffix(a, "/"+b)
 }
