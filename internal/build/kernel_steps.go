@@ -236,14 +236,22 @@ func (k *kernelSteps) key(name string) (kmod.Binding, bool) {
 	return kmod.Binding{Kind: kmod.KLP, Object: k.image.name, Name: name, Pos: k.image.table.Sympos(i)}, true
 }
 
+// modulePrefix begins the names of modules, so that none is that of a module or
+// of built-in code, which has a directory in /sys/module too.
+const modulePrefix = "livepatch"
+
 // moduleName is the name of the patch as the kernel takes it.
 func (k *kernelSteps) moduleName() string {
-	return strings.Map(func(r rune) rune {
+	name := strings.Map(func(r rune) rune {
 		if r == '-' || r == '.' {
 			return '_'
 		}
 		return r
 	}, k.in.Name)
+	if strings.HasPrefix(name, modulePrefix) {
+		return name
+	}
+	return modulePrefix + "_" + name
 }
 
 // emit makes the module.
@@ -258,6 +266,10 @@ func (k *kernelSteps) emit() error {
 	k.spec.Bindings = k.merged.Bindings
 	for _, name := range k.spec.OwnExports() {
 		x, ok := k.exports[name]
+		if !ok && name == "klp_enable_patch" {
+			return refusal.List{refusal.New(refusal.NoLivepatch, img.Release,
+				"the kernel is built without a livepatch core: it does not export %s", name)}
+		}
 		if !ok {
 			return refusal.List{refusal.New(refusal.NotExported, img.Release, "the kernel does not export %s, which every livepatch module needs", name)}
 		}

@@ -152,7 +152,7 @@ var Codes = []struct {
 	{AlreadyApplied, "a patch of this name is applied already"},
 	{NotApplied, "no patch of this name is applied"},
 	{FunctionClaimed, "another patch, or another user of ftrace, owns a function of this one"},
-	{NoLivepatch, "the running kernel has no livepatch core"},
+	{NoLivepatch, "the kernel has no livepatch core"},
 	{ModuleSignature, "the running kernel takes signed modules only"},
 	{ModulesDisabled, "the running kernel loads and unloads no modules any more"},
 	{FtraceDisabled, "ftrace is switched off in the running kernel"},
