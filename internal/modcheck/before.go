@@ -8,16 +8,25 @@ import (
 	"livepatch/internal/kimage"
 )
 
-// usedBefore lists what the functions that are replaced refer to, by object and
-// in ascending order. What they did already is no mistake of the patch.
-func (c *checker) usedBefore() map[string][]uint64 {
+// references are addresses in code, in ascending order.
+type references struct {
+	branches []uint64
+	operands []uint64 // and numbers that look like addresses
+}
+
+// usedBefore lists what the functions that are replaced refer to, by object.
+// What they did already is no mistake of the patch.
+func (c *checker) usedBefore() map[string]*references {
 	if c.before != nil {
 		return c.before
 	}
-	all, done := map[string][]uint64{}, map[*kimage.Symbol]bool{}
+	all, done := map[string]*references{}, map[*kimage.Symbol]bool{}
 	c.before = all
 	if c.patch == nil {
 		return all
+	}
+	for _, p := range c.patch.objects {
+		all[p.name] = &references{}
 	}
 	for _, p := range c.patch.objects {
 		for _, f := range p.funcs {
@@ -26,28 +35,27 @@ func (c *checker) usedBefore() map[string][]uint64 {
 				continue
 			}
 			done[s] = true
-			all[p.name] = append(all[p.name], o.references(s)...)
+			o.addReferences(all[p.name], s)
 			for _, i := range o.named[f.name+".cold"] { // the part that seldom runs
-				all[p.name] = append(all[p.name], o.references(&o.symbols[i])...)
+				o.addReferences(all[p.name], &o.symbols[i])
 			}
 		}
 	}
 	for _, list := range all {
-		slices.Sort(list)
+		slices.Sort(list.branches)
+		slices.Sort(list.operands)
 	}
 	return all
 }
 
 const maxFunction = 1 << 20 // bytes of a function that is read here
 
-// references lists the addresses in the code of a function, and numbers that
-// look like some.
-func (o *image) references(s *kimage.Symbol) []uint64 {
+// addReferences adds those in the code of a function.
+func (o *image) addReferences(list *references, s *kimage.Symbol) {
 	b, ok := o.file.ReadAddr(s.Addr, int(min(s.Size, maxFunction)))
 	if !ok {
-		return nil
+		return
 	}
-	var list []uint64
 	var pages [32]uint64 // arm64: what adrp put into registers
 	// What comes behind bytes that cannot be read is not listed.
 	_ = disasm.Walk(o.file.Machine, b, func(off int, in disasm.Inst) bool {
@@ -56,18 +64,25 @@ func (o *image) references(s *kimage.Symbol) []uint64 {
 		switch {
 		case o.file.Machine == elf.EM_AARCH64 && in.Page:
 			pages[code[0]&31] = to
+		case relative && !in.Mem:
+			list.branches = append(list.branches, to)
 		case relative:
-			list = append(list, to)
+			list.operands = append(list.operands, to)
 		case o.file.Machine == elf.EM_AARCH64:
 			if add, reg, ok := pageOffset(le.Uint32(code)); ok && pages[reg] != 0 {
-				list = append(list, pages[reg]+add)
+				list.operands = append(list.operands, pages[reg]+add)
 			}
 		default:
-			list = append(list, constants(code, in)...)
+			list.operands = append(list.operands, constants(code, in)...)
 		}
 		return true
 	})
-	return list
+}
+
+// holds reports an address of the range in a list.
+func holds(list []uint64, from, to uint64) bool {
+	i, _ := slices.BinarySearch(list, from)
+	return i < len(list) && list[i] < to
 }
 
 // constants are the 4-byte displacement and immediate of an instruction of

@@ -79,8 +79,8 @@ type checker struct {
 	taken  map[place]string // functions whose address is taken, and where
 	mapped map[int]spans    // data in text, by section
 
-	outside map[foreign]use     // symbols of the kernel and of modules that are referred to, but for branches
-	before  map[string][]uint64 // what replaced functions refer to; nil: not read
+	outside map[foreign]use        // symbols of the kernel and of modules that are referred to, but for branches
+	before  map[string]*references // what replaced functions refer to; nil: not read
 
 	refused map[string]int // by what and code, to bound the report
 }

@@ -1,7 +1,6 @@
 package modcheck
 
 import (
-	"slices"
 	"strings"
 
 	"livepatch/elfpatch/kernel"
@@ -18,9 +17,7 @@ func (c *checker) checkStays(name string, o *image, s *kimage.Symbol) {
 		return
 	}
 	// Functions of the kernel may refer to init memory and know when not to (__ref).
-	before := c.usedBefore()[vmlinux]
-	i, _ := slices.BinarySearch(before, s.Addr)
-	if i < len(before) && before[i] < s.Addr+max(s.Size, 1) {
+	if r, end := c.usedBefore()[vmlinux], s.Addr+max(s.Size, 1); r != nil && (holds(r.branches, s.Addr, end) || holds(r.operands, s.Addr, end)) {
 		return
 	}
 	c.refuse(refusal.InitMemory, whatSymbol, name, "%s is in memory that the kernel gives back after boot", s.Name)

@@ -124,7 +124,7 @@ func (c *checker) checkOutside() int {
 		if reason == "" {
 			continue
 		}
-		if _, same := slices.BinarySearch(c.usedBefore()[x.owner], addr); same && !u.data && !o.seals()[addr] {
+		if r := c.usedBefore()[x.owner]; r != nil && holds(r.operands, addr, addr+1) && !u.data && !o.seals()[addr] {
 			continue // what the kernel takes it for is no call, since it would not work
 		}
 		c.refuse(refusal.LandingPadMissing, whatEntry, c.name(u.at), "it takes the address of %s of %s, %s", x.name, x.owner, reason)

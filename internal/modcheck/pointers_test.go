@@ -73,6 +73,7 @@ func TestPointersOutside(t *testing.T) {
 		{name: "of a boundary", edits: takenInCode("klp..vmlinux.._einittext..0")},
 		{name: "as the replaced function has it", edits: takenInCode(unpadded), set: withKernel(t, uses("leaq old_direct(%rip), %rax"))},
 		{name: "as the replaced function has it, as number", edits: takenInCode(unpadded), set: withKernel(t, uses("movq $old_direct, %rax"))},
+		{name: "in code, while the replaced function calls it", edits: takenInCode(unpadded), set: withKernel(t, uses("call old_direct")), want: refusal.LandingPadMissing},
 		{name: "in data, while the replaced function has it", edits: takenInData(unpadded), set: withKernel(t, uses("leaq old_direct(%rip), %rax")), want: refusal.LandingPadMissing},
 		{name: "sealed, while the replaced function has it", edits: takenInCode(sealed), set: withKernel(t, uses("leaq helper(%rip), %rax")), want: refusal.LandingPadMissing},
 		{name: "no IBT", edits: takenInData(unpadded), set: withKernel(t, drop("\tk_table .ibt_endbr_seal, helper\n")...)},
