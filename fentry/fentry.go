@@ -116,7 +116,7 @@ func Find(f *elfpatch.File, opt Options) ([]Func, error) {
 }
 
 // At returns the patch site of the function of size bytes at addr, which need
-// not be one that FunctionStarts knows. Size 0 means up to the next function.
+// not be one that Find lists. Size 0 means up to the next function.
 // Whoever asks for many functions of a file makes one Finder.
 func At(f *elfpatch.File, addr, size uint64, opt Options) (Func, error) {
 	finder, err := NewFinder(f, opt)
@@ -124,14 +124,4 @@ func At(f *elfpatch.File, addr, size uint64, opt Options) (Func, error) {
 		return Func{}, err
 	}
 	return finder.At(addr, size)
-}
-
-// FunctionStarts returns where the functions of a file begin: what .eh_frame
-// and the symbol tables, that of the debug file included, say together.
-func FunctionStarts(f *elfpatch.File, opt Options) ([]Start, error) {
-	finder, err := newFinder(f, opt)
-	if err != nil {
-		return nil, err
-	}
-	return finder.Starts(), nil
 }
