@@ -12,6 +12,7 @@ func FuzzCheck(f *testing.F) {
 		f.Add(fileOf(f, livepatch(f, elf.EM_X86_64, name)))
 	}
 	f.Add(fileOf(f, livepatch(f, elf.EM_AARCH64, "static-arm64.S")))
+	f.Add(fileOf(f, livepatch(f, elf.EM_X86_64, "static-x86.S", takenInCode(unpadded)...)))
 	f.Add(assemble(f, elf.EM_X86_64, source(f, "module-x86.S")))
 	x86, arm64 := x86Set(f), arm64Set(f)
 	f.Fuzz(func(t *testing.T, b []byte) {
