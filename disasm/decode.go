@@ -15,10 +15,12 @@ type Error struct {
 }
 
 func (e *Error) Error() string {
-	return fmt.Sprintf("decode %s instruction at +%#x (% x): %s", machineName(e.Machine), e.Off, e.Bytes, e.Text)
+	return fmt.Sprintf("decode %s instruction at +%#x (% x): %s", MachineName(e.Machine), e.Off, e.Bytes, e.Text)
 }
 
-func machineName(m elf.Machine) string {
+// MachineName is the word for a machine in messages and listings: "x86-64" or
+// "arm64", and the ELF constant of any other.
+func MachineName(m elf.Machine) string {
 	switch m {
 	case elf.EM_X86_64:
 		return "x86-64"

@@ -5,6 +5,7 @@ import (
 	"regexp"
 	"slices"
 
+	"livepatch/disasm"
 	"livepatch/elfpatch"
 	"livepatch/trampoline"
 )
@@ -69,7 +70,7 @@ func NewReport(path string, f *elfpatch.File, opt Options, filter Filter) (*Repo
 	if err != nil {
 		return nil, err
 	}
-	r := &Report{File: path, Machine: machineName(f.Machine), Type: finder.typeName(), BuildID: slices.Clone(id), Functions: []Row{}, Tables: finder.Tables()}
+	r := &Report{File: path, Machine: disasm.MachineName(f.Machine), Type: finder.typeName(), BuildID: slices.Clone(id), Functions: []Row{}, Tables: finder.Tables()}
 	for _, fn := range finder.All() {
 		if filter.Has(&fn) {
 			fn.Expected, fn.FrontBytes = slices.Clone(fn.Expected), slices.Clone(fn.FrontBytes)
@@ -78,13 +79,6 @@ func NewReport(path string, f *elfpatch.File, opt Options, filter Filter) (*Repo
 	}
 	r.count()
 	return r, nil
-}
-
-func machineName(m elf.Machine) string {
-	if m == elf.EM_AARCH64 {
-		return "arm64"
-	}
-	return "x86-64"
 }
 
 func (fd *Finder) typeName() string {
@@ -134,7 +128,7 @@ func (r *Report) count() {
 // at an address of the process.
 func (r *Report) Compare(bias uint64, read func(addr uint64, n int) []byte) {
 	m := elf.EM_X86_64
-	if r.Machine == machineName(elf.EM_AARCH64) {
+	if r.Machine == disasm.MachineName(elf.EM_AARCH64) {
 		m = elf.EM_AARCH64
 	}
 	r.Bias = &bias

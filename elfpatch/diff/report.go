@@ -1,11 +1,11 @@
 package diff
 
 import (
-	"debug/elf"
 	"fmt"
 	"io"
 	"strings"
 
+	"livepatch/disasm"
 	"livepatch/internal/refusal"
 )
 
@@ -58,10 +58,7 @@ type SameCount struct {
 
 // Report makes the report of a delta.
 func (d *Delta) Report() *Report {
-	r := &Report{Machine: "x86-64", Functions: []FuncReport{}, Data: []DataReport{}, Refusals: refusal.List{}}
-	if d.Orig.Machine == elf.EM_AARCH64 {
-		r.Machine = "arm64"
-	}
+	r := &Report{Machine: disasm.MachineName(d.Orig.Machine), Functions: []FuncReport{}, Data: []DataReport{}, Refusals: refusal.List{}}
 	r.Kernel, r.Ignored, r.Warnings = d.c.opt.Kernel, d.Ignored, d.Warnings
 	for _, f := range d.Funcs {
 		if f.Status == Same {

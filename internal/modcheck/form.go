@@ -4,6 +4,7 @@ import (
 	"debug/elf"
 	"strings"
 
+	"livepatch/disasm"
 	"livepatch/elfpatch"
 	"livepatch/internal/refusal"
 	"livepatch/manifest"
@@ -13,7 +14,7 @@ import (
 // is false when nothing else can be said.
 func (c *checker) checkFormat() bool {
 	if c.target.machine != elf.EM_NONE && c.f.Machine != c.target.machine {
-		c.refuse(refusal.ModuleFormat, whatFormat, "", "the module is for %s, the kernel for %s", machineName(c.f.Machine), machineName(c.target.machine))
+		c.refuse(refusal.ModuleFormat, whatFormat, "", "the module is for %s, the kernel for %s", disasm.MachineName(c.f.Machine), disasm.MachineName(c.target.machine))
 		return false
 	}
 	_, tagged := c.tag("livepatch")

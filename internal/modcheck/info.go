@@ -7,6 +7,7 @@ import (
 	"strconv"
 	"strings"
 
+	"livepatch/disasm"
 	"livepatch/elfpatch/kernel"
 )
 
@@ -92,7 +93,7 @@ func Describe(b []byte) (*Info, error) {
 	if err != nil {
 		return nil, err
 	}
-	x := &Info{Name: m.moduleName(), Machine: machineName(m.f.Machine), Modinfo: m.info, Signed: signed(b),
+	x := &Info{Name: m.moduleName(), Machine: disasm.MachineName(m.f.Machine), Modinfo: m.info, Signed: signed(b),
 		Objects: []Object{}, States: []State{}, Symbols: []Symbol{}, Relocations: []Relocations{}, Imports: m.imports(), Tables: []Table{}}
 	if x.Modinfo == nil {
 		x.Modinfo = []Modinfo{}
@@ -107,13 +108,6 @@ func Describe(b []byte) (*Info, error) {
 	m.describeRelocations(x)
 	m.describeTables(x)
 	return x, nil
-}
-
-func machineName(m elf.Machine) string {
-	if m == elf.EM_AARCH64 {
-		return "arm64"
-	}
-	return "x86-64"
 }
 
 // signed reports the mark that ends a signed module: kernel/module/signing.c.
