@@ -382,6 +382,9 @@ func nopFor(code []byte) []byte {
 // finish adds the tables that are made anew for the code of the patch.
 func (u *kernelCutter) finish(rels map[*elfpatch.Section][]elfpatch.Rela) {
 	for _, p := range u.k.order {
+		if u.k.places[p].sec == nil {
+			continue
+		}
 		if len(u.stilled[p]) > 0 {
 			rels[u.k.places[p].sec] = u.still(p, rels[u.k.places[p].sec])
 		}

@@ -394,8 +394,12 @@ func (u *kernelCutter) bySection(r *ref) bool {
 	return sym.Type == elf.STT_SECTION || isLabel(sym.Name)
 }
 
-// sectionSymbol is the symbol of a section of the cut.
+// sectionSymbol is the symbol of a section of the cut, 0 for what has no place
+// in it.
 func (u *kernelCutter) sectionSymbol(sec *elfpatch.Section) int {
+	if sec == nil {
+		return 0
+	}
 	i, ok := u.symbols[sec]
 	if !ok {
 		i = u.k.out.AddSymbol(elfpatch.Symbol{Type: elf.STT_SECTION, Bind: elf.STB_LOCAL, Section: sec.Index})

@@ -13,6 +13,9 @@ import (
 // emit adds the relocations of a piece to those of its section.
 func (k *cutter) emit(p *piece, rels map[*elfpatch.Section][]elfpatch.Rela) {
 	sec, at := k.places[p].sec, k.places[p].off
+	if sec == nil {
+		return // padding before a part of a function: the patch does without
+	}
 	for i := range p.refs {
 		r := &p.refs[i]
 		if r.derived {
@@ -23,8 +26,8 @@ func (k *cutter) emit(p *piece, rels map[*elfpatch.Section][]elfpatch.Rela) {
 			continue
 		}
 		rel, ok := k.relocation(p, r)
-		if !ok {
-			continue
+		if info, known := elfpatch.RelocInfo(k.c.m, rel.Type); !ok || p.kind == entry && known && info.Size == 0 {
+			continue // the latter fills nothing, and is none of the entry's references
 		}
 		if r.implicit {
 			clearField(k.c.m, rel.Type, sec.Data[at+rel.Offset:])
