@@ -46,6 +46,9 @@ func (t *kernelTarget) find() error {
 			continue
 		}
 		for _, fn := range p.proof.Funcs {
+			if p.refused(p.OrigName+": "+fn.Name, refusal.NoPatchSite, refusal.InitTextChanged) {
+				continue // the object itself shows that it has no site
+			}
 			f, err := t.findOne(finder, p, fn)
 			if err := t.note(err); err != nil {
 				return err
@@ -56,6 +59,14 @@ func (t *kernelTarget) find() error {
 		}
 	}
 	return nil
+}
+
+// refused reports whether comparing has refused something for one of the
+// reasons: the function at a place, or anything if where is "".
+func (p *pairSteps) refused(where string, codes ...refusal.Code) bool {
+	return slices.ContainsFunc(p.delta.Refusals, func(r refusal.Refusal) bool {
+		return slices.Contains(codes, r.Code) && (where == "" || r.Where == where)
+	})
 }
 
 func (t *kernelTarget) findOne(finder *fentry.Finder, p *pairSteps, fn match.Func) (*kernelFunc, error) {

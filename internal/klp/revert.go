@@ -29,19 +29,28 @@ func Revert(ctx context.Context, name string, opt Options) (*Reverted, error) {
 }
 
 // known is the name of the livepatch that a user means: that of the module, or
-// of a package, in which other characters may stand for '_'.
+// of a package, in which other characters may stand for '_' and which the name
+// of the module may have a prefix to.
 func known(facts *kstate.Facts, name string) string {
+	if facts.Patch(name) != nil || facts.Module(name) != nil && livepatch(facts.Module(name)) {
+		return name
+	}
 	module := strings.Map(func(r rune) rune {
 		if r == '-' || r == '.' {
 			return '_'
 		}
 		return r
 	}, name)
-	if facts.Patch(name) == nil && facts.Module(name) == nil && facts.Module(module) != nil {
-		return module
+	for _, try := range []string{module, "livepatch_" + module} {
+		if m := facts.Module(try); facts.Patch(try) != nil || m != nil && livepatch(m) {
+			return try
+		}
 	}
 	return name
 }
+
+// livepatch reports a module that is a livepatch by its taint.
+func livepatch(m *kstate.Module) bool { return strings.Contains(m.Taint, "K") }
 
 // RevertAll reverts every livepatch, and unloads the modules of those that
 // have no effect. It stops at the first that cannot be reverted; what was
@@ -84,7 +93,7 @@ func inEffectFirst(f *kstate.Facts) []string {
 		names = append(names, p.Name)
 	}
 	for _, m := range f.Modules {
-		if strings.Contains(m.Taint, "K") && !slices.Contains(names, m.Name) {
+		if livepatch(&m) && !slices.Contains(names, m.Name) {
 			names = append(names, m.Name)
 		}
 	}
@@ -121,7 +130,7 @@ func (l *loader) revert(ctx context.Context, name string, facts *kstate.Facts) (
 	}
 	if p == nil {
 		m := facts.Module(name)
-		if m == nil || !strings.Contains(m.Taint, "K") {
+		if m == nil || !livepatch(m) {
 			return nil, notApplied(name)
 		}
 		if l.opt.DryRun {

@@ -28,21 +28,24 @@ func (k *target) makeOne(t *testing.T, name, as string, more ...string) vm.File 
 	return vm.File{}
 }
 
-func applied(module string) func(t *testing.T, r *vm.StepResult) {
+// moduleOf is the module of a package of that name.
+func moduleOf(name string) string { return "livepatch_" + name }
+
+func applied(name string) func(t *testing.T, r *vm.StepResult) {
 	return func(t *testing.T, r *vm.StepResult) {
 		if r.Exit != 0 {
 			t.Errorf("exit %d", r.Exit)
 		}
-		transition(t, r.Log, module, logApply, "")
+		transition(t, r.Log, moduleOf(name), logApply, "")
 	}
 }
 
-func reverted(module string) func(t *testing.T, r *vm.StepResult) {
+func reverted(name string) func(t *testing.T, r *vm.StepResult) {
 	return func(t *testing.T, r *vm.StepResult) {
 		if r.Exit != 0 {
 			t.Errorf("exit %d", r.Exit)
 		}
-		transition(t, r.Log, module, logRevert, "")
+		transition(t, r.Log, moduleOf(name), logRevert, "")
 	}
 }
 
@@ -87,10 +90,10 @@ func TestTogether(t *testing.T) {
 			s.do("still two", look, printed(two, ""))
 			s.do("replace", "livepatch apply /all.lpatch --kernel", applied("all"))
 			s.do("all", look, printed(all, ""))
-			s.do("status of all", "livepatch status --kernel; cat /sys/kernel/livepatch/*/enabled; ls /sys/kernel/livepatch", mentions("all", "uptime_proc_show", "1\nall\n"))
+			s.do("status of all", "livepatch status --kernel; cat /sys/kernel/livepatch/*/enabled; ls /sys/kernel/livepatch", mentions("all", "uptime_proc_show", "1\nlivepatch_all\n"))
 			s.do("revert", "livepatch revert all --kernel", reverted("all"))
 			s.do("reverted", look, printed(none, ""))
-			s.do("unload", "for m in first second; do [ ! -e /sys/module/$m ] || livepatch revert $m --kernel || rmmod $m; done; grep -c '^first\\|^second\\|^all' /proc/modules", func(t *testing.T, r *vm.StepResult) {
+			s.do("unload", "for m in livepatch_first livepatch_second; do [ ! -e /sys/module/$m ] || livepatch revert $m --kernel || rmmod $m; done; grep -c '^livepatch_' /proc/modules", func(t *testing.T, r *vm.StepResult) {
 				if !strings.HasSuffix(strings.TrimSpace(r.Output), "0") {
 					t.Error("modules are left")
 				}
@@ -146,10 +149,10 @@ func TestCycles(t *testing.T) {
 				if want := fmt.Sprintf("%d cycles\n", cycles); r.Exit != 0 || !strings.HasSuffix(r.Output, want) {
 					t.Errorf("exit %d, want 0 after %q", r.Exit, want)
 				}
-				log := strings.Repeat(strings.ReplaceAll(logApply+logRevert, "NAME", "cycle"), cycles)
+				log := strings.Repeat(strings.ReplaceAll(logApply+logRevert, "NAME", moduleOf("cycle")), cycles)
 				var rest []vm.Line
 				for _, l := range r.Log {
-					if !strings.HasPrefix(l.Text, "cycle: ") {
+					if !strings.HasPrefix(l.Text, moduleOf("cycle")+": ") {
 						rest = append(rest, l)
 					}
 				}
@@ -166,7 +169,7 @@ const cyclesScript = `
 for i in 1 2 3; do
 	while :; do dd if=/dev/urandom of=/dev/null bs=7 count=2000 2>/dev/null; dd if=/dev/urandom of=/dev/null bs=100000 count=1 2>/dev/null; done &
 done
-p=/sys/kernel/livepatch/cycle
+p=/sys/kernel/livepatch/livepatch_cycle
 n=0
 while [ $n -lt %d ]; do
 	insmod /cycle.ko || exit
@@ -174,7 +177,7 @@ while [ $n -lt %d ]; do
 	[ $(dd if=/dev/urandom bs=7 count=1 2>/dev/null | grep -c ready-7) = 1 ] || exit
 	echo 0 >$p/enabled
 	while [ -e $p ]; do usleep 50000; done
-	until rmmod cycle 2>/dev/null; do usleep 50000; done
+	until rmmod livepatch_cycle 2>/dev/null; do usleep 50000; done
 	n=$((n+1))
 done
 kill $(jobs -p)
