@@ -37,15 +37,14 @@ type moduleLayout struct{ size, name, init, exit uint64 }
 
 // traits are how the kernel is built, as far as modules have to be built alike.
 type traits struct {
-	known      bool
-	pads       bool // landing pads are enforced (x86-64: IBT; arm64: BTI)
-	rethunk    bool // returns go through __x86_return_thunk
-	retpoline  bool // indirect branches go through __x86_indirect_thunk_*
-	callDepth  bool // direct calls are counted, by way of .call_sites
-	orc        bool
-	orcHeader  []byte // hash of the ORC format; nil before 6.4
-	versioned  bool   // exports have checksums
-	versionsOK bool   // versioned is known
+	known     bool
+	pads      bool // landing pads are enforced (x86-64: IBT; arm64: BTI)
+	rethunk   bool // returns go through __x86_return_thunk
+	retpoline bool // indirect branches go through __x86_indirect_thunk_*
+	callDepth bool // direct calls are counted, by way of .call_sites
+	orc       bool
+	orcHeader []byte // hash of the ORC format; nil before 6.4
+	versioned bool   // exports have checksums
 }
 
 func (t traits) mitigations() string {
@@ -329,11 +328,10 @@ func (o *image) siteOf(s *kimage.Symbol) string {
 	} else if b, ok := o.file.ReadAddr(s.Addr, 4); ok && isPad(o.file.Machine, b) {
 		entry = append(entry, s.Addr+4)
 	}
-	i, exact := slices.BinarySearch(o.sites, s.Addr)
-	if exact && o.file.Machine == elf.EM_X86_64 {
+	if _, exact := slices.BinarySearch(o.sites, s.Addr); exact && o.file.Machine == elf.EM_X86_64 {
 		return ""
 	}
-	i, _ = slices.BinarySearch(o.sites, from)
+	i, _ := slices.BinarySearch(o.sites, from)
 	j, _ := slices.BinarySearch(o.sites, to)
 	switch {
 	case j <= i:
