@@ -42,14 +42,7 @@ func explanationText(x *diff.Explanation) string {
 		line := fmt.Sprintf("%-8s  %s", label, fmt.Sprintf(format, args...))
 		b.WriteString(strings.TrimRight(printable(line), " ") + "\n")
 	}
-	size := fmt.Sprintf("%#x bytes", x.Size)
-	switch {
-	case x.Size == 0:
-		size = fmt.Sprintf("%#x bytes", x.OldSize)
-	case x.OldSize != 0 && x.OldSize != x.Size:
-		size += fmt.Sprintf(", were %#x", x.OldSize)
-	}
-	row(string(x.Status), "%s  %s", x.Name, size)
+	row(string(x.Status), "%s  %s", x.Name, explainedSize(x))
 	if w := x.Why; w != nil {
 		where := fmt.Sprintf("+%#x", w.Offset)
 		if w.In != "" {
@@ -82,6 +75,22 @@ func explanationText(x *diff.Explanation) string {
 		}
 		row(label, "%s%s", strings.Repeat("  ", i), step)
 	}
+	explainLinks(x, row)
+	return b.String()
+}
+
+func explainedSize(x *diff.Explanation) string {
+	switch {
+	case x.Size == 0:
+		return fmt.Sprintf("%#x bytes", x.OldSize)
+	case x.OldSize != 0 && x.OldSize != x.Size:
+		return fmt.Sprintf("%#x bytes, were %#x", x.Size, x.OldSize)
+	}
+	return fmt.Sprintf("%#x bytes", x.Size)
+}
+
+// explainLinks lists what the function refers to, in columns.
+func explainLinks(x *diff.Explanation, row func(label, format string, args ...any)) {
 	var width [3]int
 	for _, l := range x.Links {
 		width[0] = max(width[0], len(l.Type))
@@ -91,5 +100,4 @@ func explanationText(x *diff.Explanation) string {
 	for _, l := range x.Links {
 		row(fmt.Sprintf("+%#x", l.Offset), "%-*s  %-*s  %-*s  %s", width[0], l.Type, width[1], l.Target, width[2], l.How, l.Why)
 	}
-	return b.String()
 }
