@@ -2,6 +2,7 @@ package build
 
 import (
 	"bufio"
+	"debug/elf"
 	"errors"
 	"fmt"
 	"os"
@@ -63,20 +64,25 @@ func (k *kernelBench) pairs(b *testing.B, series string, names ...string) (out [
 			dirs[f[0]] = f[1]
 		}
 	}
-	for _, name := range names {
-		list, err := os.Open(filepath.Join(dirs[name], "pairs"))
+	for _, dir := range names {
+		dir = dirs[dir]
+		list, err := os.Open(filepath.Join(dir, "pairs"))
 		if err != nil {
 			b.Fatal(err)
 		}
 		defer list.Close()
 		for s := bufio.NewScanner(list); s.Scan(); {
 			f := strings.Fields(s.Text())
-			if len(f) != 2 || f[1] != "vmlinux" || slices.ContainsFunc(out, func(p Pair) bool { return p.OrigName == f[0] }) {
+			if len(f) != 2 || f[1] != "vmlinux" {
 				continue
 			}
-			p := Pair{OrigName: f[0], PatchedName: f[0]}
-			p.Orig = parseFile(b, filepath.Join(dirs[name], "before", f[0]))
-			p.Patched = parseFile(b, filepath.Join(dirs[name], "after", f[0]))
+			name := filepath.Base(f[0])
+			if slices.ContainsFunc(out, func(p Pair) bool { return p.OrigName == name }) {
+				continue
+			}
+			p := Pair{OrigName: name, PatchedName: name}
+			p.Orig = parseFile(b, filepath.Join(dir, "before", f[0]))
+			p.Patched = parseFile(b, filepath.Join(dir, "after", f[0]))
 			out = append(out, p)
 		}
 	}
@@ -98,9 +104,8 @@ func parseFile(b *testing.B, path string) *elfpatch.File {
 
 // benchKernelCreate makes packages of the pairs and reports the median of each
 // step, in milliseconds.
-func benchKernelCreate(b *testing.B, k *kernelBench, pairs []Pair) *kernelSteps {
+func benchKernelCreate(b *testing.B, k *kernelBench, pairs []Pair) {
 	took := map[string][]float64{}
-	var last *kernelSteps
 	for b.Loop() {
 		start := time.Now()
 		lap := func(step string, err error) {
@@ -140,13 +145,20 @@ func benchKernelCreate(b *testing.B, k *kernelBench, pairs []Pair) *kernelSteps 
 		_, err = s.describe()
 		lap("describe", err)
 		img.Close()
-		last = s
 	}
 	for step, all := range took {
 		slices.Sort(all)
 		b.ReportMetric(all[len(all)/2], step+"-ms")
 	}
-	return last
+	functions := 0
+	for _, p := range pairs {
+		for _, sym := range p.Orig.Symbols {
+			if sym.Type == elf.STT_FUNC && sym.Section > 0 {
+				functions++
+			}
+		}
+	}
+	b.ReportMetric(float64(functions), "functions")
 }
 
 // How long create takes for one pair of objects of a real kernel, by step.
