@@ -39,6 +39,8 @@ struct seq_file;
 extern void seq_puts(struct seq_file *m, const char *s);
 extern void mutex_lock(void *), mutex_unlock(void *);
 #define noinline __attribute__((noinline))
+#define notrace __attribute__((no_instrument_function, patchable_function_entry(0, 0)))
+#define init __attribute__((section(".init.text"), cold))
 #define CALLBACK(kind, fn) \
 	static void (*lp_##kind##_##fn)(void *) __attribute__((section(".livepatch.callbacks." #kind), used)) = fn
 `
@@ -52,8 +54,7 @@ void seq_puts(struct seq_file *m, const char *s) { (void)m; helper(*s); }
 int locks;
 void mutex_lock(void *m) { (void)m; locks++; }
 void mutex_unlock(void *m) { (void)m; locks--; }
-void __fentry__(void) __attribute__((no_instrument_function, patchable_function_entry(0, 0)));
-void __fentry__(void) { }
+notrace void __fentry__(void) { }
 `
 
 // compile makes an object as the kernel's build would.

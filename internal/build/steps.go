@@ -61,6 +61,9 @@ func (s *steps) prove() error {
 		if len(p.changed()) == 0 && !p.adds() && !(s.kernel && p.delta.Changed()) {
 			continue // nothing in it can have an effect; in kernel objects callbacks may
 		}
+		if p.refused("", refusal.VDSO) {
+			continue // its code is no code of the kernel
+		}
 		opt := match.Options{Object: p.OrigName, Target: s.target.Name}
 		proof, err := match.Prove(p.Orig, p.changed(), s.target.File, s.target.Debug, opt)
 		if err := s.note(err); err != nil {
