@@ -22,9 +22,10 @@ stays mapped, in case something still holds an address in it; status shows it.
 NAME is the name of the patch, as status and inspect show it.
 
 With --kernel the patch is disabled, and its module is unloaded when no task
-runs its code any more. NAME is that of the livepatch as status --kernel shows
-it. If that takes longer than --timeout the patch is enabled again (exit code
-5). Modules of patches that were replaced are only unloaded.
+runs its code any more. NAME is that of the package, or of the livepatch as
+status --kernel shows it. If that takes longer than --timeout the patch is
+enabled again (exit code 5). Modules of patches that were replaced are only
+unloaded.
 
 Examples:
   livepatch revert fix --pid 4182
