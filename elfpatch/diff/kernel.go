@@ -292,7 +292,7 @@ func (s *side) attachEntries() {
 			continue
 		}
 		for _, e := range s.secs[i].pieces {
-			if r := e.fieldRef(field); r != nil && r.to != nil && (r.to.kind == function || s.secs[r.to.sec].kind == supportSect) {
+			if r := e.fieldRef(field); r != nil && r.to != nil && (r.to.kind == function || s.isSupportCode(r.to)) {
 				r.to.entries = append(r.to.entries, e)
 				e.about = r.to
 			}
