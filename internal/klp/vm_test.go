@@ -282,7 +282,7 @@ func busySteps() []want {
 		{"mkfifo /tmp/f; cat /tmp/f & sleep 1; livepatch apply busy.lpatch --kernel --timeout 3s", 5, []string{
 			`^livepatch: error: the transition of lp_busy did not end within 3s$`, `^process \d+ \(cat\) waits in wait_for_partner, called by fifo_open$`,
 			`^livepatch: hint: `, `^livepatch: rolled back$`}},
-		{"livepatch apply busy.lpatch --kernel --timeout 1m & p=$!; until grep -q 1 /sys/kernel/livepatch/lp_busy/transition; do sleep 0.1; done; livepatch status --kernel; livepatch apply one.lpatch --kernel; echo exit $?; kill -INT $p; wait $p", 1, []string{
+		{"livepatch apply busy.lpatch --kernel --timeout 1m & p=$!; until grep -qs 1 /sys/kernel/livepatch/lp_busy/transition && grep -qs 1 /sys/kernel/livepatch/lp_busy/enabled; do sleep 0.1; done; livepatch status --kernel; livepatch apply one.lpatch --kernel; echo exit $?; kill -INT $p; wait $p", 1, []string{
 			`^lp_busy +enabling +vmlinux +fifo_open$`, `^lp_busy waits: process \d+ \(cat\) waits in wait_for_partner, called by fifo_open$`,
 			`^livepatch: error: livepatch lp_busy is in transition \(enabling\); the kernel does one at a time$`, `^exit 5$`,
 			`^livepatch: error: interrupted while tasks were switching$`, `^livepatch: rolled back$`}},
