@@ -164,19 +164,31 @@ func (l *loader) force(ctx context.Context, t *transition) error {
 	return nil
 }
 
-// reverse takes back a patch whose transition did not end, because of cause.
-// It is not ended by interrupts: half a transition is no state to leave.
-func (l *loader) reverse(t *transition, cause error) error {
-	l.opt.progress("taking %s back", t.name)
-	err := l.set(t.name, "enabled", "0")
+// turn makes a transition that did not end, because of cause, go the other way
+// and waits for that; late is said if it does not end either. It is not ended by
+// interrupts: half a transition is no state to leave.
+func (l *loader) turn(t *transition, cause error, late string) error {
+	other, value := &transition{t.name, !t.enabling, t.replaced}, "0"
+	if other.enabling {
+		value = "1"
+	}
+	err := l.set(t.name, "enabled", value)
 	if err == nil {
-		back := &transition{t.name, false, t.replaced}
-		if err = l.watch(context.Background(), back, max(l.goBack, l.opt.timeout())); errors.Is(err, errTimeout) {
-			err = l.busy(back, "the way back did not end either")
+		if err = l.watch(context.Background(), other, max(l.goBack, l.opt.timeout())); errors.Is(err, errTimeout) {
+			err = l.busy(other, late)
 		}
 	}
 	if err != nil {
 		return &Error{"transition", Unfinished, fmt.Errorf("%w\n%v", cause, err)}
+	}
+	return nil
+}
+
+// reverse takes back a patch whose transition did not end, because of cause.
+func (l *loader) reverse(t *transition, cause error) error {
+	l.opt.progress("taking %s back", t.name)
+	if err := l.turn(t, cause, "the way back did not end either"); err != nil {
+		return err
 	}
 	if reason := l.unload(t.name); reason != "" {
 		return &Error{"unload", RolledBack, fmt.Errorf("%w\nthe module %s stays loaded without effect: %s", cause, t.name, reason)}

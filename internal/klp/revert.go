@@ -197,15 +197,8 @@ func (l *loader) disable(ctx context.Context, p *kstate.Patch, t *transition, re
 // enableAgain reverses the way back.
 func (l *loader) enableAgain(t *transition, cause error) error {
 	l.opt.progress("enabling %s again", t.name)
-	err := l.set(t.name, "enabled", "1")
-	if err == nil {
-		forth := &transition{t.name, true, t.replaced}
-		if err = l.watch(context.Background(), forth, max(l.goBack, l.opt.timeout())); errors.Is(err, errTimeout) {
-			err = l.busy(forth, "enabling it again did not end either")
-		}
-	}
-	if err != nil {
-		return &Error{"transition", Unfinished, fmt.Errorf("%w\n%v", cause, err)}
+	if err := l.turn(t, cause, "enabling it again did not end either"); err != nil {
+		return err
 	}
 	return &Error{"transition", RolledBack, cause}
 }
