@@ -153,6 +153,7 @@ func TestFormatErrors(t *testing.T) {
 		{section(symtab, size), 8, 25, "section header 2: 25 bytes are no whole number of entries"},
 		{section(strtab, typ), 4, 2, "section header 3: entries of 0 bytes in a table of 24-byte entries"},
 		{section(rela, info), 4, 88, "section header 4: it applies to section 88, there are 11"},
+		{section(symtab, flags), 4, 0x40, "section header 2: its info is about symbols, its flags say that it names a section"},
 		{symbols + 24, 4, 0xfffffff, "section .symtab: symbol 1: its name: offset 0xfffffff exceeds the string table of 0xe bytes"},
 		{symbols + 24 + 6, 2, 0xffff, "section .symtab: symbol 1: no extended section number"},
 		{symbols + 24 + 6, 2, 300, "section .symtab: symbol 1: section 300, there are 11"},

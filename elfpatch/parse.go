@@ -207,15 +207,17 @@ func (s *Section) hasData() bool { return s.Type != elf.SHT_NOBITS && s.Type != 
 func (f *File) checkTable(s *Section) error {
 	where := func() string { return fmt.Sprintf("section header %d", s.Index) }
 	entry := uint64(0)
-	linked := true
+	linked, ofSymbols := true, false // ofSymbols: sh_info counts or names symbols
 	switch s.Type {
 	case elf.SHT_SYMTAB, elf.SHT_DYNSYM:
-		entry = symbolSize
+		entry, ofSymbols = symbolSize, true
 	case elf.SHT_RELA:
 		entry = relaSize
 	case elf.SHT_REL, elf.SHT_DYNAMIC:
 		entry = 16
-	case elf.SHT_GROUP, elf.SHT_SYMTAB_SHNDX:
+	case elf.SHT_GROUP:
+		entry, ofSymbols = 4, true
+	case elf.SHT_SYMTAB_SHNDX:
 		entry = 4
 	case elf.SHT_HASH, elf.SHT_GNU_HASH, elf.SHT_GNU_VERSYM, elf.SHT_GNU_VERNEED, elf.SHT_GNU_VERDEF:
 	default:
@@ -229,6 +231,9 @@ func (f *File) checkTable(s *Section) error {
 	}
 	if entry != 0 && s.Size%entry != 0 {
 		return malformed(where(), "%d bytes are no whole number of entries", s.Size)
+	}
+	if ofSymbols && s.Flags&elf.SHF_INFO_LINK != 0 {
+		return malformed(where(), "its info is about symbols, its flags say that it names a section")
 	}
 	toSection := s.Type == elf.SHT_RELA && s.Flags&elf.SHF_ALLOC == 0 || s.Flags&elf.SHF_INFO_LINK != 0
 	if toSection && uint64(s.Info) >= uint64(len(f.Sections)) {
