@@ -76,7 +76,22 @@ func listed(m *Manifest) *Manifest {
 	if m.Kernel != nil {
 		c.Kernel = listedKernel(*m.Kernel)
 	}
+	if m.Build != nil {
+		c.Build = listedBuild(*m.Build)
+	}
 	return &c
+}
+
+func listedBuild(b Build) *Build {
+	b.CVE, b.Inputs, b.Findings = nonNil(b.CVE), nonNil(b.Inputs), nonNil(b.Findings)
+	b.Units, b.Proofs = append([]Unit{}, b.Units...), append([]Proof{}, b.Proofs...)
+	for i := range b.Units {
+		b.Units[i].Flags = nonNil(b.Units[i].Flags)
+	}
+	for i := range b.Proofs {
+		b.Proofs[i].Masked = nonNil(b.Proofs[i].Masked)
+	}
+	return &b
 }
 
 func listedKernel(k Kernel) *Kernel {

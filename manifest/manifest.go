@@ -16,6 +16,7 @@ type Manifest struct {
 	Tool    Tool     `json:"tool"`
 	Targets []Target `json:"targets"` // at least one, or none and Kernel
 	Kernel  *Kernel  `json:"kernel,omitempty"`
+	Build   *Build   `json:"build,omitempty"` // how the package was made
 }
 
 // Tool names the program that wrote the package.

@@ -112,6 +112,9 @@ func (m *Manifest) Validate() error {
 			}
 		}
 	}
+	if m.Build != nil {
+		c.build("build", m.Build)
+	}
 	if len(c.problems) == 0 {
 		return nil
 	}

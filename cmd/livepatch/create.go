@@ -117,18 +117,14 @@ func create(c *cli.Context, order *inputOrder) error {
 		return hintHelp(usageErrorf("--dispatch %q is not known", d), c.Command)
 	}
 	output := c.String("output")
-	name := c.String("name")
-	if name == "" {
-		name = strings.TrimSuffix(filepath.Base(output), ".lpatch")
-	}
 	var opened images
 	defer opened.close()
 	in, err := opened.inputs(c, targets)
 	if err != nil {
 		return err
 	}
-	in.Name, in.Version, in.Dispatch = name, version, c.String("dispatch")
-	pkg, data, err := makePackage(in)
+	in.Name, in.Version, in.Dispatch = packageName(c), version, c.String("dispatch")
+	result, data, err := runBuild(in)
 	if errors.Is(err, build.ErrNothingToPatch) {
 		p.Note("%v", err)
 		return statusError(exitNothing)
@@ -139,19 +135,7 @@ func create(c *cli.Context, order *inputOrder) error {
 	if err := writeFile(output, data); err != nil {
 		return err
 	}
-	return printCreated(p, output, pkg, data)
-}
-
-// makePackage runs the pipeline; a file that shrinks meanwhile is an error.
-func makePackage(in build.Inputs) (pkg *pack.Package, data []byte, err error) {
-	err = image.Guard(func() (err error) {
-		if pkg, err = build.Create(in); err != nil {
-			return err
-		}
-		data, err = pack.Write(pkg)
-		return err
-	})
-	return pkg, data, err
+	return printCreated(p, output, result.Package, data)
 }
 
 // inputs opens the targets: those of a kernel, or programs.

@@ -25,6 +25,13 @@ type Inputs struct {
 	Dispatch string // how functions are redirected: "" or Direct
 	Targets  []Target
 	Kernel   *Kernel // the targets are this kernel and its modules
+
+	// Record is what the manifest says of how the package was made; nil for
+	// nothing. Proofs and findings are added to a copy of it.
+	Record *manifest.Build
+
+	// Allow are the codes of findings that are recorded instead of refused.
+	Allow []refusal.Code
 }
 
 // Direct redirects each function with a jump of its own.
@@ -43,6 +50,26 @@ type Target struct {
 type Pair struct {
 	OrigName, PatchedName string // base names, for messages
 	Orig, Patched         *elfpatch.File
+
+	// Plain is the before object as the target's own build makes it, nil without.
+	// Orig may have a section for each function where Plain has one for all.
+	Plain *elfpatch.File
+
+	Lines *diff.LineShift // how the patch moved the lines of its sources, nil if not known
+}
+
+// Result is a package with what led to it, for reports.
+type Result struct {
+	Package *pack.Package
+	Parts   []Part
+}
+
+// Part is one pair of the patch: what differs, and where it is in the target.
+type Part struct {
+	Target *Target
+	Pair   Pair
+	Delta  *diff.Delta
+	Proof  *match.Proof // nil if nothing of the pair is part of the patch
 }
 
 // ErrNothingToPatch says that no pair has a changed function.
@@ -51,23 +78,37 @@ var ErrNothingToPatch = errors.New("nothing to patch: no function differs")
 // Create makes the package. The error is ErrNothingToPatch, a refusal.List with
 // every reason found, or says which input cannot be read.
 func Create(in Inputs) (*pack.Package, error) {
+	r, err := Run(in)
+	if err != nil {
+		return nil, err
+	}
+	return r.Package, nil
+}
+
+// Run makes the package and keeps what led to it. Its errors are those of
+// Create.
+func Run(in Inputs) (*Result, error) {
 	if err := checkInputs(in); err != nil {
 		return nil, err
+	}
+	if in.Kernel != nil {
+		return createKernel(in)
 	}
 	p := &pack.Package{
 		Manifest: &manifest.Manifest{
 			Format: manifest.Format, Name: in.Name,
-			Tool: manifest.Tool{Name: "livepatch", Version: in.Version},
+			Tool:  manifest.Tool{Name: "livepatch", Version: in.Version},
+			Build: in.Record,
 		},
 		Members: map[string][]byte{},
 	}
+	out := &Result{Package: p}
 	var refusals refusal.List
-	if in.Kernel != nil {
-		return createKernel(in)
-	}
-	for _, t := range in.Targets {
+	for i := range in.Targets {
+		t := in.Targets[i]
 		member := fmt.Sprintf("payload/%d.o", len(p.Manifest.Targets))
-		entry, payload, err := createTarget(t, member)
+		s := &steps{target: t}
+		entry, payload, err := s.run(member)
 		var list refusal.List
 		switch {
 		case errors.As(err, &list):
@@ -80,6 +121,7 @@ func Create(in Inputs) (*pack.Package, error) {
 		}
 		p.Manifest.Targets = append(p.Manifest.Targets, *entry)
 		p.Members[member] = payload
+		out.Parts = append(out.Parts, s.made()...)
 	}
 	if err := refusals.Err(); err != nil {
 		return nil, err
@@ -90,14 +132,12 @@ func Create(in Inputs) (*pack.Package, error) {
 	if err := p.Manifest.Validate(); err != nil {
 		return nil, fmt.Errorf("make the manifest: %w", err)
 	}
-	return p, nil
+	return out, nil
 }
 
-// createTarget is the pipeline for one target. Refusals of a step are kept, and
-// the next steps go on with what is left, so that one run names every reason.
-func createTarget(t Target, member string) (*manifest.Target, []byte, error) {
-	s := &steps{target: t}
-
+// run is the pipeline for one target. Refusals of a step are kept, and the next
+// steps go on with what is left, so that one run names every reason.
+func (s *steps) run(member string) (*manifest.Target, []byte, error) {
 	// Compare: from here on every function and variable of each pair is the
 	// same, changed, new or removed, and what cannot be patched at all is known.
 	if err := s.compare(); err != nil {
@@ -132,7 +172,7 @@ func createTarget(t Target, member string) (*manifest.Target, []byte, error) {
 
 	// Link: from here on every external has a definite owner: an address or GOT
 	// entry of the target, or a name that the loader looks up.
-	linked, err := pobj.Link(t.File.Machine, s.parts)
+	linked, err := pobj.Link(s.target.File.Machine, s.parts)
 	if err != nil {
 		return nil, nil, err
 	}
@@ -162,6 +202,14 @@ type pairSteps struct {
 	delta *diff.Delta
 	proof *match.Proof
 	cut   *diff.Cut
+}
+
+// made lists the pairs for the result.
+func (s *steps) made() (out []Part) {
+	for _, p := range s.pairs {
+		out = append(out, Part{Target: &s.target, Pair: p.Pair, Delta: p.delta, Proof: p.proof})
+	}
+	return out
 }
 
 // note keeps the refusals in err; other errors are returned.

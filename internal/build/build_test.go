@@ -61,7 +61,7 @@ func (r recipe) inputs(t testing.TB, before, after, main string) Inputs {
 	testkit.Run(t, strings.TrimSuffix(cc, "gcc")+"strip", "-o", stripped, target)
 	return Inputs{Name: "fix", Version: "test", Targets: []Target{{
 		Name: "prog", File: testkit.ELF(t, stripped),
-		Pairs: []Pair{{"unit.o", "unit.o", testkit.ELF(t, orig), testkit.ELF(t, patched)}},
+		Pairs: []Pair{{OrigName: "unit.o", PatchedName: "unit.o", Orig: testkit.ELF(t, orig), Patched: testkit.ELF(t, patched)}},
 	}}}
 }
 

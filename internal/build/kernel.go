@@ -11,7 +11,6 @@ import (
 	"livepatch/elfpatch/match"
 	"livepatch/internal/kimage"
 	"livepatch/internal/kmod"
-	"livepatch/internal/pack"
 	"livepatch/internal/refusal"
 	"livepatch/manifest"
 )
@@ -67,7 +66,7 @@ type kernelTarget struct {
 
 // createKernel is the pipeline for a kernel. Refusals of a step are kept, and
 // the next steps go on with what is left, so that one run names every reason.
-func createKernel(in Inputs) (*pack.Package, error) {
+func createKernel(in Inputs) (*Result, error) {
 	k, err := newKernelSteps(in)
 	if err != nil {
 		return nil, err
@@ -119,7 +118,15 @@ func createKernel(in Inputs) (*pack.Package, error) {
 	}
 
 	// Manifest: the contract with the loader.
-	return k.describe()
+	p, err := k.describe()
+	if err != nil {
+		return nil, err
+	}
+	out := &Result{Package: p}
+	for _, t := range k.targets {
+		out.Parts = append(out.Parts, t.made()...)
+	}
+	return out, nil
 }
 
 func newKernelSteps(in Inputs) (*kernelSteps, error) {

@@ -17,7 +17,7 @@ import (
 
 func (s *steps) compare() error {
 	for _, p := range s.target.Pairs {
-		delta, err := diff.Compare(p.Orig, p.Patched, diff.Options{Name: p.OrigName, Kernel: s.kernel})
+		delta, err := diff.Compare(p.Orig, p.Patched, diff.Options{Name: p.OrigName, Kernel: s.kernel, Lines: p.Lines})
 		if err != nil {
 			return fmt.Errorf("compare %s with %s: %w", p.OrigName, p.PatchedName, err)
 		}

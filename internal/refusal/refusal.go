@@ -58,3 +58,13 @@ func (l List) Err() error {
 	})
 	return slices.Compact(s)
 }
+
+// Known reports whether a code is one of Codes.
+func Known(code Code) bool {
+	for _, c := range Codes {
+		if c.Code == code {
+			return true
+		}
+	}
+	return false
+}

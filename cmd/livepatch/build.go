@@ -1,0 +1,120 @@
+package main
+
+import (
+	"errors"
+	"path/filepath"
+	"slices"
+	"strings"
+
+	"github.com/urfave/cli/v2"
+
+	"livepatch/internal/build"
+	"livepatch/internal/image"
+	"livepatch/internal/pack"
+	"livepatch/internal/refusal"
+	"livepatch/manifest"
+)
+
+func buildCommand() *cli.Command {
+	return &cli.Command{
+		Name: "build", Usage: "make a package from a source patch", Category: groupBuild,
+		Flags: slices.Concat([]cli.Flag{
+			&cli.StringFlag{Name: "output", Aliases: []string{"o"}, Required: true, Usage: "package `FILE` to write"},
+			&cli.StringSliceFlag{Name: "patch", Required: true, Usage: "source patch `FILE`, applied in the order given; repeatable"},
+			&cli.StringFlag{Name: "name", Usage: "`NAME` of the patch (default: that of the package file)"},
+			&cli.StringFlag{Name: "patch-version", Usage: "`VERSION` of the patch, for the manifest"},
+			&cli.StringFlag{Name: "description", Usage: "one line of `TEXT` for the manifest"},
+			&cli.StringSliceFlag{Name: "cve", Usage: "`ID` of what the patch fixes, CVE-2024-1234; repeatable"},
+			&cli.StringSliceFlag{Name: "allow", Usage: "`CODE` of a finding to record instead of refusing; repeatable"},
+			jsonFlag(),
+		}, buildKernelFlags(), buildProgramFlags()),
+		Description: `
+Compiles what the patch touches, before and after, with the compiler and flags
+of the target's own build; proves that what was compiled as before is the code
+of the target; and makes a package as create does. The source tree is not
+changed. Exit codes: 3 refused, 4 nothing to patch.`,
+		Action: buildAction,
+	}
+}
+
+func buildAction(c *cli.Context) error {
+	if _, err := takeArgs(c, 0, 0); err != nil {
+		return err
+	}
+	p := newPrinter(c)
+	record, err := buildRecord(c)
+	if err != nil {
+		return hintHelp(err, c.Command)
+	}
+	allow, err := allowed(c.StringSlice("allow"))
+	if err != nil {
+		return hintHelp(err, c.Command)
+	}
+	var opened images
+	defer opened.close()
+	make := opened.buildProgram
+	if c.IsSet("kernel") || c.IsSet("kernel-src") {
+		make = opened.buildKernel
+	}
+	// From here on the objects before and after are there, and record says from
+	// what they were made.
+	in, err := make(c, record)
+	if err != nil {
+		return err
+	}
+	in.Name, in.Version, in.Record, in.Allow = packageName(c), version, record, allow
+	result, data, err := runBuild(in)
+	if errors.Is(err, build.ErrNothingToPatch) {
+		p.Note("%v", err)
+		return statusError(exitNothing)
+	}
+	if err != nil {
+		return err
+	}
+	if err := writeFile(c.String("output"), data); err != nil {
+		return err
+	}
+	return printCreated(p, c.String("output"), result.Package, data)
+}
+
+// runBuild runs the pipeline; a file that shrinks meanwhile is an error.
+func runBuild(in build.Inputs) (result *build.Result, data []byte, err error) {
+	err = image.Guard(func() (err error) {
+		if result, err = build.Run(in); err != nil {
+			return err
+		}
+		data, err = pack.Write(result.Package)
+		return err
+	})
+	return result, data, err
+}
+
+// packageName is --name, or the name of the package file.
+func packageName(c *cli.Context) string {
+	if name := c.String("name"); name != "" {
+		return name
+	}
+	return strings.TrimSuffix(filepath.Base(c.String("output")), ".lpatch")
+}
+
+// buildRecord begins the manifest's record of the build.
+func buildRecord(c *cli.Context) (*manifest.Build, error) {
+	record := &manifest.Build{Description: c.String("description"), Version: c.String("patch-version"), CVE: c.StringSlice("cve")}
+	for _, id := range record.CVE {
+		if !manifest.ValidCVE(id) {
+			return nil, usageErrorf("--cve %q is not of the form CVE-2024-1234", id)
+		}
+	}
+	return record, nil
+}
+
+// allowed checks the codes of --allow.
+func allowed(codes []string) (out []refusal.Code, err error) {
+	for _, code := range codes {
+		if !refusal.Known(refusal.Code(code)) {
+			return nil, usageErrorf("--allow %q is not a code", code)
+		}
+		out = append(out, refusal.Code(code))
+	}
+	return out, nil
+}
