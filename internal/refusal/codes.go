@@ -6,6 +6,13 @@ type Code string
 // The codes, in the order of the pipeline. Every one has a row in Codes and a
 // section in docs/diagnostics.md.
 const (
+	// Compiling a source patch.
+	PatchPath      Code = "patch-path"
+	BuildFiles     Code = "build-files"
+	Assembly       Code = "assembly"
+	WrongCompiler  Code = "wrong-compiler"
+	TooManyObjects Code = "too-many-objects"
+
 	// Comparing the two objects.
 	DataChanged       Code = "data-changed"
 	DataResized       Code = "data-resized"
@@ -93,6 +100,11 @@ var Codes = []struct {
 	Code    Code
 	Meaning string
 }{
+	{PatchPath, "a path of the source patch leads out of the source tree"},
+	{BuildFiles, "the source patch changes how the target is configured or built"},
+	{Assembly, "the source patch changes assembler code"},
+	{WrongCompiler, "the compiler is not the one that the target was built with"},
+	{TooManyObjects, "the source patch touches more objects than one patch may have"},
 	{DataChanged, "the initial value of a live variable changed; the running copy keeps the old one"},
 	{DataResized, "a live variable changed its size"},
 	{StaticRemoved, "a static variable was removed but is still referred to"},
