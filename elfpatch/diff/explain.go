@@ -60,6 +60,24 @@ func (d *Delta) Explain(name string, opt CutOptions) (*Explanation, error) {
 		return nil, fmt.Errorf("neither object has a function %q", name)
 	}
 	f := d.Funcs[k]
+	if f.Patched == 0 {
+		return d.ExplainFunc(f, nil), nil
+	}
+	cut, err := d.CutFor(opt)
+	x := d.ExplainFunc(f, cut)
+	if err != nil {
+		list, ok := err.(refusal.List)
+		if !ok {
+			return nil, err
+		}
+		x.Refusals = list
+	}
+	return x, nil
+}
+
+// ExplainFunc is Explain for one of d.Funcs and a cut that was made already;
+// without one, nil, nothing is said of references.
+func (d *Delta) ExplainFunc(f Func, cut *Cut) *Explanation {
 	x := &Explanation{Name: f.Name, Status: f.Status, Size: f.Size, OldSize: f.OldSize, Why: why(f.Why)}
 	if f.Lines {
 		x.Notes = append(x.Notes, "only line numbers in it differ, and they moved with the source")
@@ -69,7 +87,7 @@ func (d *Delta) Explain(name string, opt CutOptions) (*Explanation, error) {
 	}
 	if f.Patched == 0 {
 		x.Notes = append(x.Notes, "it is gone from the source; the target keeps it, and new code does not call it")
-		return x, nil
+		return x
 	}
 	if now := d.Patched.Symbols[f.Patched].Name; now != f.Name {
 		x.Notes = append(x.Notes, fmt.Sprintf("the patched object calls it %s", now))
@@ -78,17 +96,10 @@ func (d *Delta) Explain(name string, opt CutOptions) (*Explanation, error) {
 		x.Notes = append(x.Notes, fmt.Sprintf("it is an outlined part of %s and goes with it", d.Patched.Symbols[f.Parent].Name))
 	}
 	x.Entries = d.c.entryCounts(d.c.patched.bySym[f.Patched])
-	cut, err := d.CutFor(opt)
-	if err != nil {
-		list, ok := err.(refusal.List)
-		if !ok {
-			return nil, err
-		}
-		x.Refusals = list
-		return x, nil
+	if cut != nil {
+		d.explainCut(x, f, cut)
 	}
-	d.explainCut(x, f, cut)
-	return x, nil
+	return x
 }
 
 func (c *comparison) entryCounts(p *piece) []EntryReport {
