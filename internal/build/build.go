@@ -60,7 +60,7 @@ type Pair struct {
 
 // Result is a package with what led to it, for reports.
 type Result struct {
-	Package *pack.Package
+	Package *pack.Package // nil when it was refused
 	Parts   []Part
 }
 
@@ -69,7 +69,8 @@ type Part struct {
 	Target *Target
 	Pair   Pair
 	Delta  *diff.Delta
-	Proof  *match.Proof // nil if nothing of the pair is part of the patch
+	Proof  *match.Proof // nil if nothing of the pair is part of the patch, or nothing was proven
+	Cut    *diff.Cut    // nil likewise
 }
 
 // ErrNothingToPatch says that no pair has a changed function.
@@ -86,7 +87,7 @@ func Create(in Inputs) (*pack.Package, error) {
 }
 
 // Run makes the package and keeps what led to it. Its errors are those of
-// Create.
+// Create; with a refusal.List the result has what is known of each pair.
 func Run(in Inputs) (*Result, error) {
 	if err := checkInputs(in); err != nil {
 		return nil, err
@@ -109,6 +110,7 @@ func Run(in Inputs) (*Result, error) {
 		member := fmt.Sprintf("payload/%d.o", len(p.Manifest.Targets))
 		s := &steps{target: t}
 		entry, payload, err := s.run(member)
+		out.Parts = append(out.Parts, s.made()...)
 		var list refusal.List
 		switch {
 		case errors.As(err, &list):
@@ -121,10 +123,9 @@ func Run(in Inputs) (*Result, error) {
 		}
 		p.Manifest.Targets = append(p.Manifest.Targets, *entry)
 		p.Members[member] = payload
-		out.Parts = append(out.Parts, s.made()...)
 	}
 	if err := refusals.Err(); err != nil {
-		return nil, err
+		return &Result{Parts: out.Parts}, err
 	}
 	if len(p.Manifest.Targets) == 0 {
 		return nil, ErrNothingToPatch
@@ -207,7 +208,7 @@ type pairSteps struct {
 // made lists the pairs for the result.
 func (s *steps) made() (out []Part) {
 	for _, p := range s.pairs {
-		out = append(out, Part{Target: &s.target, Pair: p.Pair, Delta: p.delta, Proof: p.proof})
+		out = append(out, Part{Target: &s.target, Pair: p.Pair, Delta: p.delta, Proof: p.proof, Cut: p.cut})
 	}
 	return out
 }

@@ -250,10 +250,13 @@ func TestRefusals(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			in := recipes["pie"].inputs(t, tc.before, tc.after, mainSource)
-			_, err := Create(in)
+			r, err := Run(in)
 			var list refusal.List
 			if !errors.As(err, &list) {
 				t.Fatalf("error %v", err)
+			}
+			if r == nil || r.Package != nil || len(r.Parts) != 1 || r.Parts[0].Delta == nil || r.Parts[0].Proof == nil {
+				t.Errorf("refused with %+v, not with what is known of the pair", r)
 			}
 			for _, code := range tc.want {
 				if !strings.Contains(err.Error(), "["+string(code)+"]") {

@@ -11,6 +11,7 @@ import (
 	"livepatch/elfpatch/match"
 	"livepatch/internal/kimage"
 	"livepatch/internal/kmod"
+	"livepatch/internal/pack"
 	"livepatch/internal/refusal"
 	"livepatch/manifest"
 )
@@ -64,14 +65,23 @@ type kernelTarget struct {
 	shared map[kernelName]match.Place
 }
 
-// createKernel is the pipeline for a kernel. Refusals of a step are kept, and
-// the next steps go on with what is left, so that one run names every reason.
+// createKernel makes the package for a kernel.
 func createKernel(in Inputs) (*Result, error) {
 	k, err := newKernelSteps(in)
 	if err != nil {
 		return nil, err
 	}
+	p, err := k.run()
+	out := &Result{Package: p}
+	for _, t := range k.targets {
+		out.Parts = append(out.Parts, t.made()...)
+	}
+	return out, err
+}
 
+// run is the pipeline for a kernel. Refusals of a step are kept, and the next
+// steps go on with what is left, so that one run names every reason.
+func (k *kernelSteps) run() (*pack.Package, error) {
 	// Compare: from here on every function and variable of each pair is the
 	// same, changed, new or removed, and what cannot be patched at all is known.
 	if err := k.each((*kernelTarget).compare); err != nil {
@@ -118,15 +128,7 @@ func createKernel(in Inputs) (*Result, error) {
 	}
 
 	// Manifest: the contract with the loader.
-	p, err := k.describe()
-	if err != nil {
-		return nil, err
-	}
-	out := &Result{Package: p}
-	for _, t := range k.targets {
-		out.Parts = append(out.Parts, t.made()...)
-	}
-	return out, nil
+	return k.describe()
 }
 
 func newKernelSteps(in Inputs) (*kernelSteps, error) {
