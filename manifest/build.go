@@ -33,7 +33,9 @@ type Unit struct {
 type Proof struct {
 	Object   string   `json:"object"` // base name of the before object
 	Function string   `json:"function"`
-	Address  uint64   `json:"address"` // in the target, link-time
+	Target   string   `json:"target"`            // base name of the target, name of the kernel's module
+	Section  string   `json:"section,omitempty"` // of a kernel module: Address counts from its start
+	Address  uint64   `json:"address"`           // in the target, link-time
 	Size     uint64   `json:"size"`
 	Masked   []Masked `json:"masked"` // what was allowed to differ, by kind
 }

@@ -15,7 +15,7 @@ func sampleBuild() *Build {
 			{Role: "after", Name: "net/foo.o", SHA256: fill(32, 3)}, {Role: "target", Name: "server", SHA256: fill(32, 4)},
 		},
 		Units:  []Unit{{Source: "net/foo.c", Object: "foo.o", Flags: []string{"-O2", "-g"}}, {Source: "net/bar.c", Object: "bar.o"}},
-		Proofs: []Proof{{Object: "foo.o", Function: "foo", Address: 0x1400, Size: 0x80, Masked: []Masked{{"relocation", 4}}}},
+		Proofs: []Proof{{Object: "foo.o", Function: "foo", Target: "prog", Address: 0x1400, Size: 0x80, Masked: []Masked{{"relocation", 4}}}},
 		Findings: []Finding{
 			{Code: "lock-calls", Where: "foo.o: foo", Text: "it calls mutex_lock one time more", Allowed: true},
 			{Code: "address-taken", Where: "foo.o: bar", Text: "its address is taken"},
@@ -58,6 +58,7 @@ func TestBuildInvalid(t *testing.T) {
 		"build.units[0].object":            func(b *Build) { b.Units[0].Object = "net/foo.o" },
 		"build.units[0].flags[1]":          func(b *Build) { b.Units[0].Flags[1] = "\x1b[31m" },
 		"build.units[1].source":            func(b *Build) { b.Units[1].Source = "" },
+		"build.proofs[0].target":           func(b *Build) { b.Proofs[0].Target = "" },
 		"build.proofs[0]: ":                func(b *Build) { b.Proofs[0].Size = 1<<64 - 1 },
 		"build.proofs[0].masked[0].count":  func(b *Build) { b.Proofs[0].Masked[0].Count = 0 },
 		"build.findings[0].code":           func(b *Build) { b.Findings[0].Code = "" },

@@ -44,6 +44,8 @@ func (c *checker) build(at string, b *Build) {
 		at := fmt.Sprintf("%s.proofs[%d]", at, i)
 		c.base(at+".object", p.Object)
 		c.text(at+".function", p.Function)
+		c.base(at+".target", p.Target)
+		c.optional(at+".section", p.Section)
 		c.extent(at, p.Address, p.Size)
 		for j, m := range p.Masked {
 			at := fmt.Sprintf("%s.masked[%d]", at, j)

@@ -226,3 +226,11 @@ func TextOf(name string) *TextRule {
 	}
 	return nil
 }
+
+// Symbols of code that the kernel's calls lead to until its start replaces the
+// calls, or for good (x86-64).
+const (
+	ReturnThunk           = "__x86_return_thunk" // arch/x86/lib/retpoline.S, 6.12
+	IndirectThunks        = "__x86_indirect_"    // a prefix; arch/x86/lib/retpoline.S, 6.12
+	StaticCallTrampolines = "__SCT__"            // a prefix; include/linux/static_call_types.h, 6.12
+)

@@ -85,26 +85,37 @@ func (w *window) rewrittenARM64(i int) (*span, *miss) {
 		}
 	case aCall26, aJump26:
 		if cur == insnNop && w.obj.weakUndefined(int(r.Symbol)) {
+			sp.kind = WeakCall
 			return sp, nil // calls of an undefined weak symbol do nothing
 		}
 		if cur&^uint32(0x3ffffff) != old&^uint32(0x3ffffff) {
 			return nil, nil
 		}
-		return show(Branch, w.img.followVeneers(branch26(cur, place)), whole)
+		to := branch26(cur, place)
+		end := w.img.followVeneers(to)
+		if end != to {
+			sp.kind = Veneer
+		}
+		return show(Branch, end, whole)
 	case aAdrPage, aAdrPageNC:
 		switch {
 		case isPageAdr(cur, rd, place): // erratum 843419
+			sp.kind = Erratum
 			return show(Address, adr21(cur, place), page)
 		case cur == insnNop: // adrp; add  ->  nop; adr
+			sp.kind = AddressRelax
 			return sp, nil
 		}
 	case aAddLo12:
+		sp.kind = AddressRelax
 		if cur&adrMask == insnAdr && cur&31 == rd {
 			return show(Address, adr21(cur, place), whole)
 		}
 	case aGOTPage:
+		sp.kind = GOTRelaxation
 		switch {
 		case isPageAdr(cur, rd, place):
+			sp.kind = Erratum
 			return show(Slot, adr21(cur, place), page)
 		case cur == insnNop:
 			return sp, nil
@@ -112,6 +123,7 @@ func (w *window) rewrittenARM64(i int) (*span, *miss) {
 			return show(Address, adrp(cur, place), page)
 		}
 	case aGOTLo12:
+		sp.kind = GOTRelaxation
 		switch {
 		case cur&immMask == insnAddImm && cur&31 == rd && cur>>5&31 == old>>5&31: // ldr  ->  add
 			return show(Address, uint64(cur>>10&0xfff), low12)
@@ -149,7 +161,7 @@ func (w *window) gotBecameAdd(i int) bool {
 func (w *window) relaxedTLS(i int, old, cur uint32) (*span, *miss) {
 	r := w.rels[i]
 	off := int(r.Offset)
-	sp := &span{lo: off, hi: off + instSize, n: 1}
+	sp := &span{lo: off, hi: off + instSize, n: 1, kind: TLSRelaxation}
 	show := func(use Use, value, mask uint64) (*span, *miss) {
 		sp.refs = []ref{{off: off, sym: int(r.Symbol), addend: r.Addend, use: use, value: value & mask, mask: mask}}
 		return sp, nil
@@ -224,7 +236,7 @@ func (w *window) movedLoad(i int, old, cur uint32) (*span, *miss) {
 	if !ok || !read || shown != low12 {
 		return nil, nil
 	}
-	return &span{lo: off, hi: off + instSize, n: 1,
+	return &span{lo: off, hi: off + instSize, n: 1, kind: Erratum,
 		refs: []ref{{off: off, sym: int(r.Symbol), addend: r.Addend, use: use, value: value & shown, mask: shown}}}, nil
 }
 

@@ -62,9 +62,10 @@ type miss struct {
 
 // A fit is a place of the target that holds the code of a function.
 type fit struct {
-	addr uint64
-	size uint64 // there
-	refs []ref
+	addr   uint64
+	size   uint64 // there
+	refs   []ref
+	masked Masked
 }
 
 // window is a function of the object laid over a stretch of the target.
@@ -77,8 +78,9 @@ type window struct {
 	obj  *object
 	img  *image
 
-	f     *function // the function, for elastic comparisons
-	sites []site    // inside the window, by offset
+	f      *function // the function, for elastic comparisons
+	sites  []site    // inside the window, by offset
+	masked Masked    // what the comparison let through so far
 
 	localDynamic bool   // an earlier local-dynamic sequence became local-exec
 	gotPage      uint64 // page of the GOT as an earlier adrp shows it
@@ -89,6 +91,7 @@ type window struct {
 type span struct {
 	lo, hi, n int
 	refs      []ref
+	kind      Kind
 }
 
 // compare walks the relocations in order. All bytes between their fields must
@@ -136,6 +139,9 @@ func (w *window) walk() ([]ref, *miss) {
 		}
 		if d := w.firstDiff(pos, sp.lo); d >= 0 {
 			return nil, w.missAt(d, "")
+		}
+		if sp.hi > sp.lo {
+			w.masked[sp.kind]++
 		}
 		refs = append(refs, sp.refs...)
 		pos = sp.hi
@@ -187,7 +193,7 @@ func (w *window) field(i int) (*span, *miss) {
 	if info.Page && w.obj.symbolName(int(r.Symbol)) == "_GLOBAL_OFFSET_TABLE_" {
 		w.gotPage = value & page
 	}
-	sp := &span{lo: off, hi: off + info.Size, n: 1}
+	sp := &span{lo: off, hi: off + info.Size, n: 1, kind: w.kindOfField(int(r.Symbol))}
 	sp.refs = []ref{{off: off, sym: int(r.Symbol), addend: r.Addend, use: use, value: value & shown, mask: shown,
 		fromEnd: w.m == elf.EM_X86_64 && info.PCRel}}
 	return sp, nil

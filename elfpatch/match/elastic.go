@@ -107,10 +107,17 @@ func (e *elastic) step(p pair) bool {
 	if p.a.PCRel.Size == 0 {
 		return bytes.Equal(old, cur)
 	}
+	if !e.sameBytes(p) {
+		e.w.masked[BranchRelaxation]++
+	}
 	// A reference to a place in the function, which may have moved.
 	f := p.a.PCRel
 	lo, hi := int(f.Off), int(f.Off+f.Size)
 	return f == p.b.PCRel && bytes.Equal(old[:lo], cur[:lo]) && bytes.Equal(old[hi:], cur[hi:]) && e.inside(p)
+}
+
+func (e *elastic) sameBytes(p pair) bool {
+	return bytes.Equal(e.w.old[p.i:p.i+p.a.Len], e.w.new[p.j:p.j+p.b.Len])
 }
 
 // site reports whether the pair is at a site of a table, and if so whether it
@@ -129,14 +136,17 @@ func (e *elastic) site(p pair) (fits, ok bool) {
 			w.old, w.new, w.addr = old, cur, w.addr+uint64(p.j)
 			w.rels = w.rels[p.rel : p.rel+p.n]
 			if w.isFentry(w.rels) {
+				e.w.masked[FentryCall]++
 				return true, true
 			}
 			continue
 		}
 		if isNop(cur) && (isNop(old) || jumpLen(old) == p.a.Len) {
+			e.w.masked[JumpLabel]++
 			return true, true
 		}
 		if isNop(old) && jumpLen(cur) == p.b.Len {
+			e.w.masked[JumpLabel]++
 			target := jumpTo(cur, e.w.addr+uint64(p.j))
 			if to, inside := e.own(int(s.sym), s.addend); inside {
 				e.leads = append(e.leads, lead{p.i, to, target})
@@ -187,6 +197,9 @@ func (e *elastic) jump(p pair) bool {
 	if !plainJump(p.a) || !plainJump(p.b) {
 		return false
 	}
+	if p.a.Len != p.b.Len || p.n == 0 && !e.sameBytes(p) {
+		e.w.masked[BranchRelaxation]++
+	}
 	if p.n == 0 {
 		return e.inside(p)
 	}
@@ -199,6 +212,9 @@ func (e *elastic) jump(p pair) bool {
 	if to, ok := e.own(int(r.Symbol), r.Addend+int64(info.Size)); ok {
 		e.leads = append(e.leads, lead{p.i, to, target})
 		return true
+	}
+	if p.a.Len == p.b.Len {
+		e.w.masked[e.w.kindOfField(int(r.Symbol))]++
 	}
 	e.refs = append(e.refs, ref{
 		off: p.i + int(p.a.PCRel.Off), sym: int(r.Symbol), addend: r.Addend, use: Branch,
@@ -241,6 +257,7 @@ func (e *elastic) fields(p pair) bool {
 	if m != nil {
 		return false
 	}
+	e.w.masked = w.masked // which began as a copy of it
 	for _, r := range refs {
 		r.off += p.i
 		addend := r.addend

@@ -69,6 +69,7 @@ type Func struct {
 	Addr   uint64 // in the target, link-time
 	Size   uint64
 	Found  Found
+	Masked Masked  // places that may hold other bytes than the object
 	Extra  []Range // its outlined parts (".cold"), as far as its own branches lead to them
 }
 

@@ -32,12 +32,14 @@ type function struct {
 	code   []byte          // its bytes in sec
 	rels   []elfpatch.Rela // those inside it, offsets from its start
 	sites  []site          // those inside it, offsets from its start
+	atBoot Masked          // places that only the start of a kernel rewrites
 	local  bool            // not visible outside the linked file
 	wanted bool            // a changed function, not just a witness
 
 	state   state
 	addr    uint64
 	extent  uint64 // size at addr
+	masked  Masked
 	found   Found
 	fits    []fit // places whose bytes are equal
 	nearest *miss // the best place that is not
@@ -137,7 +139,7 @@ func (o *object) function(i int) (*function, error) {
 		r.Offset -= f.off
 		f.rels = append(f.rels, r)
 	}
-	f.sites = o.sitesOf(f)
+	o.findSites(f)
 	o.funcs[i] = f
 	return f, nil
 }

@@ -249,7 +249,7 @@ func (p *prover) try(f *function, addr uint64) bool {
 		}
 		return false
 	}
-	f.fits = append(f.fits, fit{addr, f.size, refs})
+	f.fits = append(f.fits, fit{addr, f.size, refs, w.masked})
 	return true
 }
 
@@ -275,13 +275,13 @@ func (p *prover) tryElastic(f *function, addr uint64) bool {
 	if m != nil {
 		return false
 	}
-	f.fits = append(f.fits, fit{addr, uint64(size), refs})
+	f.fits = append(f.fits, fit{addr, uint64(size), refs, w.masked})
 	return true
 }
 
 // accept makes a place the place of a function, and its fields known.
 func (p *prover) accept(f *function, x *fit) {
-	f.state, f.addr, f.extent = proven, x.addr, x.size
+	f.state, f.addr, f.extent, f.masked = proven, x.addr, x.size, x.masked
 	k, off := p.obj.keyOf(Address, f.sym, 0)
 	if p.facts[k] == nil {
 		p.facts[k] = &fact{value: x.addr - off, first: string(f.found)}
@@ -374,7 +374,10 @@ func (p *prover) checkPartial(r ref, f *function, text *string) {
 
 // report describes a proven function.
 func (p *prover) report(f *function) Func {
-	out := Func{Symbol: f.sym, Name: f.name, Addr: f.addr, Size: f.extent, Found: f.found}
+	out := Func{Symbol: f.sym, Name: f.name, Addr: f.addr, Size: f.extent, Found: f.found, Masked: f.masked}
+	for k, n := range f.atBoot {
+		out.Masked[k] += n
+	}
 	for i, s := range p.obj.f.Symbols {
 		if s.Type != elf.STT_FUNC || s.Size == 0 || !isPartOf(s.Name, f.name) || p.obj.defined(i) == nil {
 			continue

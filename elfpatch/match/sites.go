@@ -52,10 +52,11 @@ const (
 func (o *object) readSites() error {
 	o.sites = map[int][]site{}
 	for _, s := range o.f.Sections {
-		if s.Name != jumpTable && s.Name != mcountTable || s.Size == 0 {
+		if _, ok := siteKind(s.Name); !ok || s.Size == 0 {
 			continue
 		}
-		if err := o.readTable(s); err != nil {
+		// Where the file is compared like everywhere, an odd table costs only a count.
+		if err := o.readTable(s); err != nil && comparedAtSite(s.Name) {
 			return err
 		}
 	}
@@ -99,19 +100,22 @@ func (o *object) readTable(s *elfpatch.Section) error {
 	return nil
 }
 
-// sitesOf returns the sites inside a function, offsets from its start.
-func (o *object) sitesOf(f *function) []site {
-	var out []site
+// findSites notes the sites inside a function, offsets from its start.
+func (o *object) findSites(f *function) {
 	all := o.sites[f.sec.Index]
 	lo, _ := slices.BinarySearchFunc(all, f.off, func(s site, off uint64) int { return cmp.Compare(s.off, off) })
 	for _, s := range all[lo:] {
 		if s.off-f.off >= f.size {
 			break
 		}
+		if !comparedAtSite(s.table) {
+			k, _ := siteKind(s.table)
+			f.atBoot[k]++
+			continue
+		}
 		s.off -= f.off
-		out = append(out, s)
+		f.sites = append(f.sites, s)
 	}
-	return out
 }
 
 // atSite returns the span of a site whose bytes the kernel's build or boot
@@ -130,7 +134,7 @@ func (w *window) atSite(s site, i int) *span {
 	if n == 0 || m != n || isNop(w.old[off:off+n]) == isNop(w.new[off:off+n]) {
 		return nil
 	}
-	sp := &span{lo: off, hi: off + n, n: w.relsIn(i, off, off+n)}
+	sp := &span{lo: off, hi: off + n, n: w.relsIn(i, off, off+n), kind: JumpLabel}
 	if isNop(w.new[off : off+n]) {
 		return sp
 	}
@@ -185,7 +189,7 @@ func (w *window) fentrySite(off, i int) *span {
 	if !at.isFentry(w.rels[i : i+n]) {
 		return nil
 	}
-	return &span{lo: off, hi: off + jmpNear, n: n}
+	return &span{lo: off, hi: off + jmpNear, n: n, kind: FentryCall}
 }
 
 // isFentry reports a window on one instruction, with its relocations, that calls
@@ -207,7 +211,7 @@ func (w *window) armSite(s site, i int) *span {
 	if !ok || s.table != jumpTable {
 		return nil
 	}
-	sp := &span{lo: off, hi: off + instSize, n: w.relsIn(i, off, off+instSize)}
+	sp := &span{lo: off, hi: off + instSize, n: w.relsIn(i, off, off+instSize), kind: JumpLabel}
 	switch {
 	case cur == insnNop && old&branchMask == insnB:
 		return sp

@@ -81,7 +81,7 @@ func (w *window) rewrittenX86(i int) (*span, *miss) {
 		off := int(w.rels[i].Offset)
 		// call *(%rax)  ->  xchg %ax,%ax
 		if w.holds(w.old, off, 0xff, 0x10) && w.holds(w.new, off, 0x66, 0x90) {
-			return &span{lo: off, hi: off + 2, n: 1}, nil
+			return &span{lo: off, hi: off + 2, n: 1, kind: TLSRelaxation}, nil
 		}
 	}
 	return nil, nil
@@ -118,7 +118,7 @@ func (w *window) relaxedGOT(i int) *span {
 	}
 	place := w.addr + r.Offset
 	sp := func(lo int, use Use, value uint64) *span {
-		return &span{lo: lo, hi: off + 4, n: 1, refs: []ref{{off: off, sym: int(r.Symbol), addend: r.Addend, use: use, value: value, mask: whole, fromEnd: true}}}
+		return &span{lo: lo, hi: off + 4, n: 1, kind: GOTRelaxation, refs: []ref{{off: off, sym: int(r.Symbol), addend: r.Addend, use: use, value: value, mask: whole, fromEnd: true}}}
 	}
 	switch {
 	// call *foo@GOTPCREL(%rip)  ->  addr32 call foo, nop; call foo, call foo; nop
@@ -196,7 +196,7 @@ func (w *window) relaxedTPOff(i int) *span {
 	if !ok {
 		return nil
 	}
-	return &span{lo: off - 3, hi: off + 4, n: 1,
+	return &span{lo: off - 3, hi: off + 4, n: 1, kind: TLSRelaxation,
 		refs: []ref{{off: off, sym: int(r.Symbol), addend: r.Addend, use: TPOffset, value: w.word(off) + uint64(r.Addend), mask: whole, fromEnd: true}}}
 }
 
@@ -213,7 +213,7 @@ func (w *window) relaxedTLSGD(i int) *span {
 		!w.holds(w.old, lo, 0x66, 0x48, 0x8d, 0x3d) || i+1 >= len(w.rels) || int(w.rels[i+1].Offset) != lo+12 {
 		return nil
 	}
-	sp := &span{lo: lo, hi: lo + 16, n: 2}
+	sp := &span{lo: lo, hi: lo + 16, n: 2, kind: TLSRelaxation}
 	switch {
 	case w.holds(w.new, lo+9, 0x48, opLea, 0x80): // lea x@tpoff(%rax),%rax
 		sp.refs = []ref{{off: lo + 12, sym: int(r.Symbol), addend: 0, use: TPOffset, value: w.word(lo + 12), mask: whole, fromEnd: true}}
@@ -238,7 +238,7 @@ func (w *window) relaxedTLSLD(i int) *span {
 		if int(w.rels[i+1].Offset) == lo+n-4 && lo+n <= len(w.old) &&
 			w.holds(w.new, lo, prefix...) && w.holds(w.new, lo+pad, loadThreadPointer...) {
 			w.localDynamic = true
-			return &span{lo: lo, hi: lo + n, n: 2}
+			return &span{lo: lo, hi: lo + n, n: 2, kind: TLSRelaxation}
 		}
 	}
 	return nil
@@ -253,7 +253,7 @@ func (w *window) relaxedTLSDesc(i int) *span {
 		return nil
 	}
 	rex, mod := w.old[off-3], w.old[off-1]
-	sp := &span{lo: off - 3, hi: off + 4, n: 1}
+	sp := &span{lo: off - 3, hi: off + 4, n: 1, kind: TLSRelaxation}
 	switch {
 	case w.holds(w.new, off-3, rex, opMov, mod): // mov x@gottpoff(%rip),%r
 		sp.refs = []ref{{off: off, sym: int(r.Symbol), addend: r.Addend, use: TPSlot, value: w.addr + r.Offset + w.word(off), mask: whole, fromEnd: true}}

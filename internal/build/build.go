@@ -98,8 +98,7 @@ func Run(in Inputs) (*Result, error) {
 	p := &pack.Package{
 		Manifest: &manifest.Manifest{
 			Format: manifest.Format, Name: in.Name,
-			Tool:  manifest.Tool{Name: "livepatch", Version: in.Version},
-			Build: in.Record,
+			Tool: manifest.Tool{Name: "livepatch", Version: in.Version},
 		},
 		Members: map[string][]byte{},
 	}
@@ -130,6 +129,7 @@ func Run(in Inputs) (*Result, error) {
 	if len(p.Manifest.Targets) == 0 {
 		return nil, ErrNothingToPatch
 	}
+	p.Manifest.Build = in.record(out.Parts)
 	if err := p.Manifest.Validate(); err != nil {
 		return nil, fmt.Errorf("make the manifest: %w", err)
 	}

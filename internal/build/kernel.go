@@ -72,11 +72,7 @@ func createKernel(in Inputs) (*Result, error) {
 		return nil, err
 	}
 	p, err := k.run()
-	out := &Result{Package: p}
-	for _, t := range k.targets {
-		out.Parts = append(out.Parts, t.made()...)
-	}
-	return out, err
+	return &Result{Package: p, Parts: k.made()}, err
 }
 
 // run is the pipeline for a kernel. Refusals of a step are kept, and the next
@@ -129,6 +125,14 @@ func (k *kernelSteps) run() (*pack.Package, error) {
 
 	// Manifest: the contract with the loader.
 	return k.describe()
+}
+
+// made lists the pairs of all targets for the result.
+func (k *kernelSteps) made() (out []Part) {
+	for _, t := range k.targets {
+		out = append(out, t.made()...)
+	}
+	return out
 }
 
 func newKernelSteps(in Inputs) (*kernelSteps, error) {
