@@ -124,6 +124,9 @@ func create(c *cli.Context, order *inputOrder) error {
 		return err
 	}
 	in.Name, in.Version, in.Dispatch = packageName(c), version, c.String("dispatch")
+	if in.Record, err = opened.record(c, targets, in.Kernel); err != nil {
+		return err
+	}
 	result, data, err := runBuild(in)
 	if errors.Is(err, build.ErrNothingToPatch) {
 		p.Note("%v", err)

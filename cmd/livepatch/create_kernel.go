@@ -204,14 +204,27 @@ func kernelConfig(path, imagePath, release string) (kmod.Config, error) {
 		}
 		return kmod.ParseConfig(b), nil
 	}
+	if path = foundConfig(imagePath, release); path == "" {
+		return nil, nil
+	}
+	b, err := readFile(path)
+	if err != nil {
+		return nil, err
+	}
+	return kmod.ParseConfig(b), nil
+}
+
+// foundConfig is where the configuration of a kernel is found if none is
+// given; "" if nowhere.
+func foundConfig(imagePath, release string) string {
 	for _, p := range []string{
 		filepath.Join(filepath.Dir(imagePath), "config-"+release), "/boot/config-" + release, "/lib/modules/" + release + "/build/.config",
 	} {
-		if b, err := os.ReadFile(p); err == nil {
-			return kmod.ParseConfig(b), nil
+		if fi, err := os.Stat(p); err == nil && fi.Mode().IsRegular() {
+			return p
 		}
 	}
-	return nil, nil
+	return ""
 }
 
 // useObjtool has the given objtool process the patch. Its arguments are those of

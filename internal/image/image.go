@@ -4,6 +4,7 @@
 package image
 
 import (
+	"crypto/sha256"
 	"errors"
 	"fmt"
 	"io"
@@ -86,6 +87,9 @@ func load(path string, mapFrom int64) ([]byte, bool, error) {
 	}
 	return b, false, nil
 }
+
+// Digest is the SHA-256 of the file's bytes.
+func (img *Image) Digest() [sha256.Size]byte { return sha256.Sum256(img.Bytes) }
 
 // Close gives the map back. The image must not be used after it.
 func (img *Image) Close() error {

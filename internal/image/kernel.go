@@ -1,6 +1,7 @@
 package image
 
 import (
+	"crypto/sha256"
 	"fmt"
 
 	"livepatch/internal/kimage"
@@ -48,6 +49,12 @@ func OpenModule(path string) (*Module, error) {
 	}
 	return m, nil
 }
+
+// Digest is the SHA-256 of the file's bytes, packed as they are.
+func (k *Kernel) Digest() [sha256.Size]byte { return sha256.Sum256(k.file.b) }
+
+// Digest is the SHA-256 of the file's bytes, packed as they are.
+func (m *Module) Digest() [sha256.Size]byte { return sha256.Sum256(m.file.b) }
 
 // Close gives the file back.
 func (k *Kernel) Close() error {

@@ -1,0 +1,121 @@
+package main
+
+import (
+	"crypto/sha256"
+	"path/filepath"
+	"slices"
+
+	"github.com/urfave/cli/v2"
+
+	"livepatch/internal/build"
+	"livepatch/internal/image"
+	"livepatch/manifest"
+)
+
+// record begins the manifest's record of a package that create makes: the
+// digests of all files that it is made from.
+func (o *images) record(c *cli.Context, targets []targetPaths, k *build.Kernel) (*manifest.Build, error) {
+	r := &manifest.Build{}
+	err := image.Guard(func() error {
+		for _, t := range targets {
+			r.Inputs = append(r.Inputs, o.input("target", t.file))
+			if t.debug != "" {
+				r.Inputs = append(r.Inputs, o.input("debug", t.debug))
+			}
+			for _, p := range t.pairs {
+				r.Inputs = append(r.Inputs, o.input("before", p[0]), o.input("after", p[1]))
+			}
+		}
+		r.Inputs = append(r.Inputs, o.unnamed(r.Inputs)...)
+		return nil
+	})
+	if err != nil {
+		return nil, err
+	}
+	if k != nil {
+		if err := o.kernelRecord(c, k, r); err != nil {
+			return nil, err
+		}
+	}
+	manifest.SortInputs(r.Inputs)
+	return r, nil
+}
+
+// opened is a file that is open, and what it holds.
+type opened interface{ Digest() [sha256.Size]byte }
+
+func openedPath(f any) string {
+	switch f := f.(type) {
+	case *image.Image:
+		return f.Path
+	case *image.Kernel:
+		return f.Path
+	case *image.Module:
+		return f.Path
+	}
+	return ""
+}
+
+// input describes an open file as an input.
+func (o *images) input(role, path string) manifest.Input {
+	in := manifest.Input{Role: role, Name: filepath.Base(path)}
+	for _, f := range *o {
+		if d, ok := f.(opened); ok && openedPath(f) == path {
+			sum := d.Digest()
+			in.SHA256 = sum[:]
+			break
+		}
+	}
+	return in
+}
+
+// unnamed are the modules that were opened because others need them.
+func (o *images) unnamed(named []manifest.Input) (out []manifest.Input) {
+	for _, f := range *o {
+		m, ok := f.(*image.Module)
+		if !ok || slices.ContainsFunc(named, func(in manifest.Input) bool { return in.Name == filepath.Base(m.Path) }) {
+			continue
+		}
+		out = append(out, o.input("target", m.Path))
+	}
+	return out
+}
+
+// imagePath is the file of the kernel image.
+func (o *images) imagePath() string {
+	for _, f := range *o {
+		if k, ok := f.(*image.Kernel); ok {
+			return k.Path
+		}
+	}
+	return ""
+}
+
+// kernelRecord adds the files that describe a kernel.
+func (o *images) kernelRecord(c *cli.Context, k *build.Kernel, r *manifest.Build) error {
+	add := func(role, path string) error {
+		if path == "" {
+			return nil
+		}
+		b, err := readFile(path)
+		if err != nil {
+			return err
+		}
+		sum := sha256.Sum256(b)
+		r.Inputs = append(r.Inputs, manifest.Input{Role: role, Name: filepath.Base(path), SHA256: sum[:]})
+		return nil
+	}
+	config := c.String("config")
+	if config == "" {
+		config = foundConfig(o.imagePath(), k.Image.Release)
+	}
+	for _, f := range [][2]string{{"symvers", c.String("symvers")}, {"btf", c.String("btf")}, {"config", config}} {
+		if err := add(f[0], f[1]); err != nil {
+			return err
+		}
+	}
+	if k.Objtool != nil {
+		r.Inputs = append(r.Inputs, manifest.Input{Role: "objtool", Name: filepath.Base(c.String("objtool")), SHA256: k.ObjtoolDigest})
+	}
+	return nil
+}
