@@ -53,6 +53,7 @@ func commands() []*cli.Command {
 		inspectCommand(),
 		verifyCommand(),
 		createCommand(),
+		ccCommand(),
 		applyCommand(),
 		revertCommand(),
 		statusCommand(),

@@ -1,9 +1,12 @@
 package main
 
 import (
+	"fmt"
 	"os"
+	"os/exec"
 	"path/filepath"
 	"strconv"
+	"strings"
 	"testing"
 
 	"github.com/rogpeppe/go-internal/testscript"
@@ -33,8 +36,23 @@ func TestScripts(t *testing.T) {
 			env.Setenv("SAMPLE", filepath.Join(tree, "internal/check/testdata"))
 			return nil
 		},
-		Cmds: map[string]func(*testscript.TestScript, bool, []string){"code": code, "flip": flip, "start": start, "ask": ask},
+		Condition: installed,
+		Cmds:      map[string]func(*testscript.TestScript, bool, []string){"code": code, "flip": flip, "start": start, "ask": ask},
 	})
+}
+
+// installed is the condition tool:NAME of scripts. Where CI is set the program
+// has to be there.
+func installed(condition string) (bool, error) {
+	name, ok := strings.CutPrefix(condition, "tool:")
+	if !ok {
+		return false, fmt.Errorf("unknown condition %q", condition)
+	}
+	_, err := exec.LookPath(name)
+	if err != nil && os.Getenv("CI") != "" {
+		return false, err
+	}
+	return err == nil, nil
 }
 
 // code runs livepatch and compares its exit code: code 3 inspect x.
