@@ -12,7 +12,7 @@ import (
 func ccCommand() *cli.Command {
 	return &cli.Command{
 		Name: "cc", Usage: "run a compiler and record how it was called", Category: groupBuild,
-		ArgsUsage: "-- COMPILER [ARGUMENTS]",
+		ArgsUsage: "-- COMPILER ARGUMENTS...",
 		Flags: []cli.Flag{
 			&cli.StringFlag{Name: "db", Required: true, Usage: "compile database `FILE` to add to (compile_commands.json)"},
 		},
