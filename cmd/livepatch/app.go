@@ -54,6 +54,8 @@ func commands() []*cli.Command {
 		verifyCommand(),
 		createCommand(),
 		ccCommand(),
+		keygenCommand(),
+		signCommand(),
 		applyCommand(),
 		revertCommand(),
 		statusCommand(),

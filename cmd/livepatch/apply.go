@@ -11,7 +11,7 @@ import (
 func applyCommand() *cli.Command {
 	return &cli.Command{
 		Name: "apply", Usage: "patch running processes or the kernel", ArgsUsage: "PKG", Category: groupRun,
-		Flags: slices.Concat(selectorFlags(), loaderFlags(), kernelFlags(), []cli.Flag{
+		Flags: slices.Concat(selectorFlags(), loaderFlags(), kernelFlags(), requireFlags(), []cli.Flag{
 			&cli.BoolFlag{Name: "if-fits", Usage: "kernel: do nothing, and say so, if the package is for another kernel or is applied", DisableDefaultText: true},
 			&cli.BoolFlag{Name: "unload-replaced", Usage: "kernel: unload the modules of the patches that this one replaces", DisableDefaultText: true},
 			&cli.BoolFlag{Name: "print-unit", Usage: "kernel: print a systemd unit that applies the package at boot", DisableDefaultText: true},
@@ -26,6 +26,9 @@ No sleep is cut short: if all threads sleep or wait with a time limit, it takes
 until the first one wakes up, so --timeout must be longer than that.
 The last line says what became of the target.
 
+With --require-key, or if the machine has a trust directory, a package that
+the right keys have not signed is refused before the target is looked at.
+
 With --json the result holds a journal of every byte that was written.
 
 With --kernel the package's module is loaded into the running kernel, after a
@@ -38,6 +41,7 @@ Examples:
   livepatch apply fix.lpatch --pid 4182
   livepatch apply fix.lpatch --exe /usr/sbin/server --max-pause 5ms
   livepatch apply fix.lpatch --pid 4182 --dry-run
+  livepatch apply fix.lpatch --pid 4182 --require-key release.key.pub
   livepatch apply fix.lpatch --kernel
   livepatch apply /var/lib/livepatch/fix.lpatch --kernel --print-unit`,
 		Action: apply,
@@ -65,7 +69,7 @@ func apply(c *cli.Context) error {
 	if err != nil {
 		return err
 	}
-	pkg, _, err := readPackage(args[0])
+	pkg, err := readTrusted(c, args[0])
 	if err != nil {
 		return err
 	}

@@ -12,6 +12,7 @@ import (
 	"livepatch/internal/image"
 	"livepatch/internal/pack"
 	"livepatch/internal/refusal"
+	"livepatch/internal/sign"
 	"livepatch/manifest"
 )
 
@@ -26,6 +27,7 @@ func buildCommand() *cli.Command {
 			&cli.StringFlag{Name: "description", Usage: "one line of `TEXT` for the manifest"},
 			&cli.StringSliceFlag{Name: "cve", Usage: "`ID` of what the patch fixes, CVE-2024-1234; repeatable"},
 			&cli.StringSliceFlag{Name: "allow", Usage: "`CODE` of a finding to record instead of refusing; repeatable"},
+			signFlag(),
 			jsonFlag(),
 		}, buildKernelFlags(), buildProgramFlags()),
 		Description: `
@@ -50,6 +52,10 @@ func buildAction(c *cli.Context) error {
 	if err != nil {
 		return hintHelp(err, c.Command)
 	}
+	key, err := signingKey(c)
+	if err != nil {
+		return err
+	}
 	var opened images
 	defer opened.close()
 	make := opened.buildProgram
@@ -63,7 +69,7 @@ func buildAction(c *cli.Context) error {
 		return err
 	}
 	in.Name, in.Version, in.Record, in.Allow = packageName(c), version, record, allow
-	result, data, err := runBuild(in)
+	result, data, err := runBuild(in, key)
 	if errors.Is(err, build.ErrNothingToPatch) {
 		p.Note("%v", err)
 		return statusError(exitNothing)
@@ -77,11 +83,16 @@ func buildAction(c *cli.Context) error {
 	return printCreated(p, c.String("output"), result.Package, data)
 }
 
-// runBuild runs the pipeline; a file that shrinks meanwhile is an error.
-func runBuild(in build.Inputs) (result *build.Result, data []byte, err error) {
+// runBuild runs the pipeline and signs, if there is a key; a file that shrinks meanwhile is an error.
+func runBuild(in build.Inputs, key sign.PrivateKey) (result *build.Result, data []byte, err error) {
 	err = image.Guard(func() (err error) {
 		if result, err = build.Run(in); err != nil {
 			return err
+		}
+		if !key.IsZero() {
+			if err := result.Package.Sign(key); err != nil {
+				return err
+			}
 		}
 		data, err = pack.Write(result.Package)
 		return err

@@ -27,6 +27,7 @@ func createCommand() *cli.Command {
 			&cli.GenericFlag{Name: "debug", Value: order.flag("debug"), Usage: "separate debug `FILE` of the --target before"},
 			&cli.StringFlag{Name: "name", Usage: "`NAME` of the patch (default: that of the package file)"},
 			&cli.StringFlag{Name: "dispatch", Value: build.Direct, Usage: "how calls are redirected: `direct`"},
+			signFlag(),
 			jsonFlag(),
 		}, createKernelFlags()...),
 		Description: `
@@ -116,6 +117,10 @@ func create(c *cli.Context, order *inputOrder) error {
 	if d := c.String("dispatch"); d != build.Direct {
 		return hintHelp(usageErrorf("--dispatch %q is not known", d), c.Command)
 	}
+	key, err := signingKey(c)
+	if err != nil {
+		return err
+	}
 	output := c.String("output")
 	var opened images
 	defer opened.close()
@@ -127,7 +132,7 @@ func create(c *cli.Context, order *inputOrder) error {
 	if in.Record, err = opened.record(c, targets, in.Kernel); err != nil {
 		return err
 	}
-	result, data, err := runBuild(in)
+	result, data, err := runBuild(in, key)
 	if errors.Is(err, build.ErrNothingToPatch) {
 		p.Note("%v", err)
 		return statusError(exitNothing)

@@ -12,6 +12,7 @@ import (
 	"livepatch/internal/kimage"
 	"livepatch/internal/modcheck"
 	"livepatch/internal/pack"
+	"livepatch/internal/sign"
 	"livepatch/manifest"
 )
 
@@ -45,6 +46,7 @@ type inspection struct {
 	File     string             `json:"file"`
 	Size     int                `json:"size"`
 	Digest   string             `json:"digest"` // SHA-256 that the last member states
+	Signed   []check.Signer     `json:"signatures"`
 	Manifest *manifest.Manifest `json:"manifest"`
 	Payloads []check.Payload    `json:"payloads"`
 	Module   *modcheck.Info     `json:"module,omitempty"` // of a package for a kernel
@@ -67,7 +69,7 @@ func inspect(c *cli.Context) error {
 	if err != nil {
 		return err
 	}
-	in := inspection{File: args[0], Size: len(b), Digest: pack.Digest(b), Manifest: pkg.Manifest}
+	in := inspection{File: args[0], Size: len(b), Digest: pack.Digest(b), Signed: check.Signers(pkg, sign.Policy{}), Manifest: pkg.Manifest}
 	names := namer(c.Bool("demangle"))
 	if pkg.Manifest.Kernel != nil {
 		return inspectKernel(p, in, pkg, names)

@@ -42,6 +42,12 @@ func printPatch(p *printer, in inspection) {
 	m := in.Manifest
 	p.Printf("%s  %s\n", p.Paint(bold, "patch"), m.Name)
 	p.Printf("made by %s %s, %d bytes, sha256 %s\n", m.Tool.Name, m.Tool.Version, in.Size, in.Digest)
+	for _, s := range in.Signed {
+		p.Printf("signed with key %s\n", s.Key)
+	}
+	if len(in.Signed) == 0 {
+		p.Printf("not signed\n")
+	}
 }
 
 func printKernelObject(p *printer, o *manifest.KernelObject, names func(string) string) {

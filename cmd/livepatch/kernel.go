@@ -10,6 +10,7 @@ import (
 
 	"github.com/urfave/cli/v2"
 
+	"livepatch/internal/check"
 	"livepatch/internal/klp"
 	"livepatch/internal/kstate"
 	"livepatch/internal/pack"
@@ -36,10 +37,14 @@ func kernelPackage(path string) (*pack.Package, error) {
 	if err != nil {
 		return nil, err
 	}
+	return pkg, forKernels(path, pkg)
+}
+
+func forKernels(path string, pkg *pack.Package) error {
 	if pkg.Manifest.Kernel == nil {
-		return nil, hinted(usageErrorf("%s patches programs, not the kernel", path), "livepatch inspect %s shows which", path)
+		return hinted(usageErrorf("%s patches programs, not the kernel", path), "livepatch inspect %s shows which", path)
 	}
-	return pkg, nil
+	return nil
 }
 
 func applyKernel(c *cli.Context, p *printer, path string) error {
@@ -47,12 +52,15 @@ func applyKernel(c *cli.Context, p *printer, path string) error {
 	if err != nil {
 		return err
 	}
-	pkg, err := kernelPackage(path)
+	pkg, err := readTrusted(c, path)
+	if err == nil {
+		err = forKernels(path, pkg)
+	}
 	if err != nil {
 		return err
 	}
 	if c.Bool("print-unit") {
-		return printUnit(p, pkg, path)
+		return printUnit(c, p, pkg, path)
 	}
 	res, err := klp.Apply(c.Context, pkg, opt)
 	if err != nil {
@@ -250,13 +258,18 @@ func statusOfKernel(c *cli.Context, p *printer) error {
 }
 
 // verifyRunningKernel is verify for a package and the running kernel.
-func verifyRunningKernel(p *printer, pkg *pack.Package) error {
+func verifyRunningKernel(c *cli.Context, p *printer, pkg *pack.Package) error {
+	policy, err := trustPolicy(c, "key")
+	if err != nil {
+		return err
+	}
 	v, facts, err := klp.Verify(pkg, klp.Options{Progress: p.Progress})
 	if err != nil {
 		return err
 	}
+	v.Refusals = append(policy.Judge(pkg.Signatures), v.Refusals...)
 	if p.json {
-		if err := p.JSON(v); err != nil {
+		if err := p.JSON(kernelVerdict{v, check.Signers(pkg, policy)}); err != nil {
 			return err
 		}
 	}
@@ -275,12 +288,22 @@ func verifyRunningKernel(p *printer, pkg *pack.Package) error {
 	return nil
 }
 
-func printUnit(p *printer, pkg *pack.Package, path string) error {
+// kernelVerdict is what verify --running-kernel --json prints.
+type kernelVerdict struct {
+	*kstate.Verdict
+	Signatures []check.Signer `json:"signatures"`
+}
+
+func printUnit(c *cli.Context, p *printer, pkg *pack.Package, path string) error {
 	program, err := os.Executable()
 	if err != nil {
 		return fmt.Errorf("find this program: %w", err)
 	}
-	unit, err := klp.Unit(program, path, pkg.Manifest)
+	demand, err := demandArgs(c)
+	if err != nil {
+		return err
+	}
+	unit, err := klp.Unit(program, path, pkg.Manifest, demand)
 	if err != nil {
 		return err
 	}

@@ -10,6 +10,7 @@ import (
 	"livepatch/internal/kimage"
 	"livepatch/internal/pack"
 	"livepatch/internal/process"
+	"livepatch/internal/sign"
 )
 
 func verifyCommand() *cli.Command {
@@ -22,6 +23,8 @@ func verifyCommand() *cli.Command {
 			&cli.StringFlag{Name: "kallsyms", Usage: "symbols of the kernel, as /proc/kallsyms prints them, from `FILE`"},
 			&cli.StringFlag{Name: "system-map", Usage: "symbols of the kernel, from System.map `FILE`"},
 			&cli.StringFlag{Name: "symvers", Usage: "exported symbols of the kernel, from Module.symvers `FILE`"},
+			&cli.StringSliceFlag{Name: "key", Usage: "public key `FILE` that must have signed the package; repeatable, all of them must have"},
+			trustDirFlag(),
 			jsonFlag(),
 		},
 		Description: `
@@ -32,6 +35,10 @@ imports are looked up in all files given. What only a process can tell is
 marked "later". With --pid the process answers, all but what depends on the
 moment: which functions are in use. It is not stopped. The exit code is 3 when
 an answer is no.
+
+Signatures are checked as apply would: with --key, each of the keys must have
+signed; if there is a trust directory, one of its keys must have. With neither,
+whose signatures a package has is said and not judged.
 
 A livepatch module of a kernel (.ko, compressed or not, built by any tool) or
 a package that holds one is checked against the kernel's image and modules: format,
@@ -45,6 +52,7 @@ Examples:
   livepatch verify fix.lpatch --target /usr/bin/server
   livepatch verify fix.lpatch --pid 4182
   livepatch verify fix.lpatch --running-kernel
+  livepatch verify fix.lpatch --key release.key.pub
   livepatch verify fix.lpatch --target ./server --target /lib/x86_64-linux-gnu/libc.so.6
   livepatch verify livepatch-fix.ko --target /boot/vmlinuz-$(uname -r) --target /lib/modules/$(uname -r)`,
 		Action: verify,
@@ -58,59 +66,75 @@ func verify(c *cli.Context) error {
 	}
 	paths, pid := c.StringSlice("target"), c.Int("pid")
 	running := c.Bool("running-kernel")
+	trusted := c.IsSet("key") || c.IsSet("trust-dir")
 	tables := c.IsSet("kallsyms") || c.IsSet("system-map") || c.IsSet("symvers")
 	switch {
 	case running && (len(paths) > 0 || tables || c.IsSet("pid")):
 		return hintHelp(usageErrorf("verify takes --running-kernel or files and processes, not both"), c.Command)
-	case len(paths) == 0 && !c.IsSet("pid") && !tables && !running:
-		return hintHelp(usageErrorf("verify needs --target, --pid or --running-kernel"), c.Command)
+	case len(paths) == 0 && !c.IsSet("pid") && !tables && !running && !trusted:
+		return hintHelp(usageErrorf("verify needs --target, --pid, --running-kernel or --key"), c.Command)
 	case (len(paths) > 0 || tables) && c.IsSet("pid"):
 		return hintHelp(usageErrorf("verify takes --target or --pid, not both"), c.Command)
 	case c.IsSet("pid") && pid <= 0:
 		return hintHelp(usageErrorf("%d is no process", pid), c.Command)
 	}
+	p := newPrinter(c)
 	if running {
 		pkg, err := kernelPackage(args[0])
 		if err != nil {
 			return err
 		}
-		return verifyRunningKernel(newPrinter(c), pkg)
+		return verifyRunningKernel(c, p, pkg)
 	}
 	b, err := readFile(args[0])
 	if err != nil {
 		return err
 	}
 	if kind, err := kimage.KindOf(b); err == nil && kind != kimage.Program {
+		if trusted {
+			return hintHelp(usageErrorf("%s is a module, and keys are for packages", args[0]), c.Command)
+		}
 		return verifyModule(c, args[0], b)
 	}
-	p := newPrinter(c)
 	pkg, err := parsePackage(args[0], b)
 	if err != nil {
 		return err
 	}
+	policy, err := trustPolicy(c, "key")
+	if err != nil {
+		return err
+	}
 	switch {
+	case len(paths) == 0 && !tables && !c.IsSet("pid"):
+		r := &check.Report{}
+		r.Sign(pkg, policy)
+		return printReport(p, pkg.Manifest.Name, r, "the target")
 	case pkg.Manifest.Kernel != nil:
-		return verifyKernelPackage(c, p, args[0], pkg)
+		return verifyKernelPackage(c, args[0], pkg, policy)
 	case tables:
 		return hintHelp(usageErrorf("--kallsyms, --system-map and --symvers are for patches of kernels"), c.Command)
 	case len(paths) == 0:
-		return verifyProcess(p, pid, pkg)
+		return verifyProcess(p, pid, pkg, policy)
 	}
-	return verifyFiles(p, paths, pkg)
+	return verifyFiles(p, paths, pkg, policy)
 }
 
-func verifyProcess(p *printer, pid int, pkg *pack.Package) error {
-	if err := process.Verify(pid, pkg, process.Options{Progress: p.Progress}); err != nil {
+func verifyProcess(p *printer, pid int, pkg *pack.Package, policy sign.Policy) error {
+	err := process.Verify(pid, pkg, process.Options{Progress: p.Progress})
+	if list := refusalsOf(err); err == nil || list != nil {
+		err = append(policy.Judge(pkg.Signatures), list...).Err()
+	}
+	if err != nil {
 		return err
 	}
 	if p.json {
-		return p.JSON(map[string]any{"pid": pid, "status": check.OK})
+		return p.JSON(map[string]any{"pid": pid, "status": check.OK, "signatures": check.Signers(pkg, policy)})
 	}
 	p.Printf("%s fits process %d\n", pkg.Manifest.Name, pid)
 	return nil
 }
 
-func verifyFiles(p *printer, paths []string, pkg *pack.Package) error {
+func verifyFiles(p *printer, paths []string, pkg *pack.Package, policy sign.Policy) error {
 	var opened images
 	defer opened.close()
 	var files []check.File
@@ -129,6 +153,7 @@ func verifyFiles(p *printer, paths []string, pkg *pack.Package) error {
 	if err != nil {
 		return err
 	}
+	report.Sign(pkg, policy)
 	return printReport(p, pkg.Manifest.Name, report, "the process")
 }
 
@@ -136,6 +161,9 @@ func verifyFiles(p *printer, paths []string, pkg *pack.Package) error {
 // files cannot.
 func printReport(p *printer, name string, r *check.Report, later string) error {
 	if p.json {
+		if r.Signatures == nil {
+			r.Signatures = []check.Signer{} // of a module
+		}
 		if err := p.JSON(r); err != nil {
 			return err
 		}

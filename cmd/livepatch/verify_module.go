@@ -12,6 +12,7 @@ import (
 	"livepatch/internal/kimage"
 	"livepatch/internal/modcheck"
 	"livepatch/internal/pack"
+	"livepatch/internal/sign"
 )
 
 // kernelSet is what a module or the package of a kernel patch is verified
@@ -113,11 +114,11 @@ func verifyModule(c *cli.Context, path string, b []byte) error {
 	if name == "" {
 		name = path
 	}
-	return verifyKernel(c, newPrinter(c), name, info.Wants(), func(s modcheck.Set) *check.Report { return modcheck.Check(b, s) })
+	return verifyKernel(c, name, info.Wants(), func(s modcheck.Set) *check.Report { return modcheck.Check(b, s) })
 }
 
 // verifyKernelPackage checks a package that patches a kernel.
-func verifyKernelPackage(c *cli.Context, p *printer, path string, pkg *pack.Package) error {
+func verifyKernelPackage(c *cli.Context, path string, pkg *pack.Package, policy sign.Policy) error {
 	if c.IsSet("pid") {
 		return notAProcess(c, path)
 	}
@@ -126,7 +127,11 @@ func verifyKernelPackage(c *cli.Context, p *printer, path string, pkg *pack.Pack
 	if err != nil {
 		return fmt.Errorf("read %s: %s: %w", path, k.Payload.Member, err)
 	}
-	return verifyKernel(c, p, pkg.Manifest.Name, info.Wants(), func(s modcheck.Set) *check.Report { return modcheck.Package(pkg, s) })
+	return verifyKernel(c, pkg.Manifest.Name, info.Wants(), func(s modcheck.Set) *check.Report {
+		r := modcheck.Package(pkg, s)
+		r.Sign(pkg, policy)
+		return r
+	})
 }
 
 func notAProcess(c *cli.Context, path string) error {
@@ -134,7 +139,7 @@ func notAProcess(c *cli.Context, path string) error {
 }
 
 // verifyKernel asks about a patch of a kernel beside the files of the command line.
-func verifyKernel(c *cli.Context, p *printer, name string, wants []string, ask func(modcheck.Set) *check.Report) error {
+func verifyKernel(c *cli.Context, name string, wants []string, ask func(modcheck.Set) *check.Report) error {
 	var set kernelSet
 	defer set.close()
 	if err := set.open(c, wants); err != nil {
@@ -147,5 +152,5 @@ func verifyKernel(c *cli.Context, p *printer, name string, wants []string, ask f
 	}); err != nil {
 		return err
 	}
-	return printReport(p, name, report, "the kernel")
+	return printReport(newPrinter(c), name, report, "the kernel")
 }

@@ -28,7 +28,7 @@ const (
 // Result is one question about a package and its answer.
 type Result struct {
 	Target string       `json:"target"`          // name of the target file
-	What   string       `json:"what"`            // "identity", "function", "site", "import", "payload", "redirect"
+	What   string       `json:"what"`            // "signature", "identity", "function", "site", "import", "payload", "redirect"
 	Where  string       `json:"where,omitempty"` // name of a function, symbol or section
 	Status Status       `json:"status"`
 	Code   refusal.Code `json:"code,omitempty"` // when refused
@@ -37,7 +37,8 @@ type Result struct {
 
 // Report is every question that was asked, in the order of the manifest.
 type Report struct {
-	Results []Result `json:"results"`
+	Results    []Result `json:"results"`
+	Signatures []Signer `json:"signatures"` // of a package
 }
 
 // Count returns how many results have a status.

@@ -440,24 +440,24 @@ func TestStatus(t *testing.T) {
 
 func TestUnit(t *testing.T) {
 	m := fixPackage().Manifest
-	u, err := Unit("/usr/bin/livepatch", "/var/lib/100% safe/$fix.lpatch", m)
+	u, err := Unit("/usr/bin/livepatch", "/var/lib/100% safe/$fix.lpatch", m, []string{"--require-key", "/etc/a b.pub"})
 	if err != nil {
 		t.Fatal(err)
 	}
-	for _, want := range []string{`ExecStart="/usr/bin/livepatch" apply --kernel --if-fits "/var/lib/100%% safe/$$fix.lpatch"` + "\n", `RequiresMountsFor="/var/lib/100%% safe/$fix.lpatch"` + "\n"} {
+	for _, want := range []string{`ExecStart="/usr/bin/livepatch" apply --kernel --if-fits "--require-key" "/etc/a b.pub" "/var/lib/100%% safe/$$fix.lpatch"` + "\n", `RequiresMountsFor="/var/lib/100%% safe/$fix.lpatch"` + "\n"} {
 		if !strings.Contains(u, want) {
 			t.Errorf("no %q in\n%s", want, u)
 		}
 	}
 	for _, path := range []string{"a\nb", `a"b`, `a\b`} {
-		if _, err := Unit("/x", path, m); err == nil {
+		if _, err := Unit("/x", path, m, nil); err == nil {
 			t.Errorf("%q is accepted", path)
 		}
 	}
-	if _, err := Unit("/$x", "/y", m); err == nil {
+	if _, err := Unit("/$x", "/y", m, nil); err == nil {
 		t.Error("a program with $ is accepted")
 	}
-	if _, err := Unit("/x", "/y", &manifest.Manifest{}); err == nil {
+	if _, err := Unit("/x", "/y", &manifest.Manifest{}, nil); err == nil {
 		t.Error("a package for programs is accepted")
 	}
 }

@@ -12,7 +12,8 @@ import (
 // nothing, and says so in the journal, on every kernel but the package's own;
 // it is started as soon as the package can be read, before the services that
 // would be in the way of a transition. Stopping it leaves the patch in place.
-func Unit(program, pkg string, m *manifest.Manifest) (string, error) {
+// The options are given to livepatch as they are.
+func Unit(program, pkg string, m *manifest.Manifest, options []string) (string, error) {
 	if m.Kernel == nil {
 		return "", fmt.Errorf("%s patches programs, not the kernel", m.Name)
 	}
@@ -20,7 +21,7 @@ func Unit(program, pkg string, m *manifest.Manifest) (string, error) {
 	if err != nil {
 		return "", fmt.Errorf("find %s: %w", pkg, err)
 	}
-	for _, path := range []string{program, pkg} {
+	for _, path := range append([]string{program, pkg}, options...) {
 		if strings.ContainsAny(path, "\"\\\n\r") {
 			return "", fmt.Errorf("%q cannot be written into a unit; use a path without quotes and backslashes", path)
 		}
@@ -31,6 +32,10 @@ func Unit(program, pkg string, m *manifest.Manifest) (string, error) {
 	percent := func(s string) string { return strings.ReplaceAll(s, "%", "%%") }
 	// In the words after the program $ is expanded, in quotes too.
 	word := func(s string) string { return `"` + strings.ReplaceAll(percent(s), "$", "$$") + `"` }
+	args := ""
+	for _, o := range options {
+		args += word(o) + " "
+	}
 	return fmt.Sprintf(`[Unit]
 Description=Livepatch %s for kernel %s
 Documentation=man:livepatch(1)
@@ -44,9 +49,9 @@ Conflicts=shutdown.target
 [Service]
 Type=oneshot
 RemainAfterExit=yes
-ExecStart=%s apply --kernel --if-fits %s
+ExecStart=%s apply --kernel --if-fits %s%s
 
 [Install]
 WantedBy=sysinit.target
-`, percent(m.Name), percent(m.Kernel.Release), percent(pkg), word(program), word(pkg)), nil
+`, percent(m.Name), percent(m.Kernel.Release), percent(pkg), word(program), args, word(pkg)), nil
 }

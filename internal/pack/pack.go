@@ -1,7 +1,7 @@
 // Package pack writes and reads the package file: a POSIX ustar archive with
-// exactly one encoding per content. Its members are manifest.json, the payloads
-// in the order of the manifest, and digest, the SHA-256 of every byte before
-// the header of digest. Times are zero, owners and modes fixed. Nothing that
+// exactly one encoding per content. Its members are manifest.json, manifest.sig
+// if the package is signed, the payloads in the order of the manifest, and
+// digest, the SHA-256 of every byte before the header of digest. Times are zero, owners and modes fixed. Nothing that
 // differs from what Write would write is accepted, so that a package is either
 // byte for byte what was built or refused.
 package pack
@@ -14,12 +14,14 @@ import (
 	"fmt"
 	"slices"
 
+	"livepatch/internal/sign"
 	"livepatch/manifest"
 )
 
 const (
-	manifestMember = "manifest.json"
-	digestMember   = "digest"
+	manifestMember  = "manifest.json"
+	signatureMember = "manifest.sig"
+	digestMember    = "digest"
 
 	block      = 512
 	trailer    = 2 * block // zeros at the end of an archive
@@ -34,6 +36,25 @@ const (
 type Package struct {
 	Manifest *manifest.Manifest
 	Members  map[string][]byte // by the member names of the payloads
+
+	// Signatures are of the encoded manifest, in the order of their keys; nil
+	// if the package is not signed. Only those that cover it are written and
+	// accepted: a manifest that was changed has to be signed anew.
+	Signatures []sign.Signature
+}
+
+// Sign adds a signature, which covers the payloads by their digests.
+func (p *Package) Sign(key sign.PrivateKey) error {
+	text, err := manifest.Encode(p.Manifest)
+	if err != nil {
+		return fmt.Errorf("sign package: %w", err)
+	}
+	list := sign.Add(p.Signatures, key.Sign(text))
+	if len(list) > sign.MaxSignatures {
+		return fmt.Errorf("sign package: it has %d signatures already", len(p.Signatures))
+	}
+	p.Signatures = list
+	return nil
 }
 
 // Digest is the digest that the last member of a package file states, in
@@ -61,6 +82,9 @@ func Write(p *Package) ([]byte, error) {
 	if err := add(w, manifestMember, text); err != nil {
 		return nil, err
 	}
+	if err := p.addSignatures(w, text); err != nil {
+		return nil, err
+	}
 	for _, pl := range p.Manifest.Payloads() {
 		if err := add(w, pl.Member, p.Members[pl.Member]); err != nil {
 			return nil, err
@@ -79,6 +103,22 @@ func Write(p *Package) ([]byte, error) {
 		return nil, fmt.Errorf("write package: it would have %d bytes, more than %d", out.Len(), MaxPackage)
 	}
 	return out.Bytes(), nil
+}
+
+func (p *Package) addSignatures(w *tar.Writer, text []byte) error {
+	if len(p.Signatures) == 0 {
+		return nil
+	}
+	for _, s := range p.Signatures {
+		if !s.Covers(text) {
+			return fmt.Errorf("write package: the signature of key %s is not one of this manifest", s.Key.ID())
+		}
+	}
+	data, err := sign.Encode(p.Signatures)
+	if err != nil {
+		return fmt.Errorf("write package: member %s: %w", signatureMember, err)
+	}
+	return add(w, signatureMember, data)
 }
 
 func digestText(b []byte) []byte {

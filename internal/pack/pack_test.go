@@ -258,6 +258,7 @@ func TestTarReads(t *testing.T) {
 
 func FuzzRead(f *testing.F) {
 	f.Add(written(f))
+	f.Add(signed(f, 1))
 	f.Add([]byte{})
 	f.Add(make([]byte, 8192))
 	f.Fuzz(func(t *testing.T, b []byte) {

@@ -8,22 +8,27 @@ import (
 	"strconv"
 
 	"livepatch/internal/refusal"
+	"livepatch/internal/sign"
 	"livepatch/manifest"
 )
 
 // Read returns the package of a package file. Every byte must be the one that
 // Write would have put there; otherwise the error is a refusal.List with code
-// package-damaged that names the place, or unsupported for a format of another
-// version. The members of the package refer to b.
+// package-damaged that names the place, unsupported for a format of another
+// version, or signature-invalid for a package that is whole but has a signature
+// of something else. The members of the package refer to b.
 func Read(b []byte) (*Package, error) {
 	p, err := read(b)
 	var damage *damageError
+	var forged *signatureError
 	var version *manifest.FormatVersionError
 	switch {
 	case err == nil:
 		return p, nil
 	case errors.As(err, &damage):
 		return nil, refusal.List{refusal.New(refusal.PackageDamaged, damage.where, "%s", damage.text)}
+	case errors.As(err, &forged):
+		return nil, refusal.List{refusal.New(refusal.SignatureInvalid, signatureMember, "%v", forged)}
 	case errors.As(err, &version):
 		return nil, refusal.List{refusal.New(refusal.Unsupported, manifestMember, "%v", version)}
 	}
@@ -34,6 +39,13 @@ func Read(b []byte) (*Package, error) {
 type damageError struct{ where, text string }
 
 func (e *damageError) Error() string { return e.where + ": " + e.text }
+
+// A signatureError says whose signature is not one of the manifest.
+type signatureError struct{ key sign.PublicKey }
+
+func (e *signatureError) Error() string {
+	return "the signature of key " + e.key.ID() + " is not one of this manifest"
+}
 
 func damaged(where, format string, args ...any) error {
 	return &damageError{where, fmt.Sprintf(format, args...)}
@@ -53,6 +65,9 @@ func read(b []byte) (*Package, error) {
 		return nil, r.blame(err)
 	}
 	p := &Package{Manifest: m, Members: map[string][]byte{}}
+	if p.Signatures, err = r.signatures(); err != nil {
+		return nil, err
+	}
 	for _, pl := range m.Payloads() {
 		data, err := r.member(pl.Member, pl.Size)
 		if err != nil {
@@ -65,6 +80,12 @@ func read(b []byte) (*Package, error) {
 	}
 	if err := r.end(); err != nil {
 		return nil, err
+	}
+	// From here on the file is as somebody wrote it on purpose.
+	for _, s := range p.Signatures {
+		if !s.Covers(text) {
+			return nil, &signatureError{s.Key}
+		}
 	}
 	// All parts have been compared; the whole is compared too, so that this
 	// does not rest on the parts having left no byte out.
@@ -135,6 +156,22 @@ func (r *reader) member(name string, size int64) ([]byte, error) {
 	}
 	r.off = start + block + padded
 	return data, nil
+}
+
+// signatures reads the member that is there only if the package is signed.
+func (r *reader) signatures() ([]sign.Signature, error) {
+	if !bytes.HasPrefix(r.b[r.off:], []byte(signatureMember+"\x00")) {
+		return nil, nil
+	}
+	data, err := r.member(signatureMember, -1)
+	if err != nil {
+		return nil, err
+	}
+	list, err := sign.Decode(data)
+	if err != nil {
+		return nil, damaged(signatureMember, "%v", err)
+	}
+	return list, nil
 }
 
 // end checks the digest and that only the archive's trailer follows it.

@@ -17,11 +17,12 @@ var imports = map[string][]string{
 	"trampoline":        {},
 	"manifest":          {},
 	"internal/refusal":  {},
-	"internal/pack":     {"internal/refusal", "manifest"},
+	"internal/sign":     {"internal/refusal"},
+	"internal/pack":     {"internal/refusal", "internal/sign", "manifest"},
 	"internal/pobj":     {"elfpatch", "elfpatch/match", "internal/refusal", "manifest"},
 	"internal/kmod":     {"elfpatch", "elfpatch/diff", "elfpatch/kernel", "internal/kimage", "internal/refusal"},
 	"internal/modcheck": {"disasm", "elfpatch", "elfpatch/kernel", "internal/check", "internal/kimage", "internal/pack", "internal/refusal", "manifest"},
-	"internal/check":    {"disasm", "elfpatch", "internal/pack", "internal/refusal", "manifest", "trampoline"},
+	"internal/check":    {"disasm", "elfpatch", "internal/pack", "internal/refusal", "internal/sign", "manifest", "trampoline"},
 	"internal/build": {"elfpatch", "elfpatch/diff", "elfpatch/kernel", "elfpatch/match", "fentry", "internal/check", "internal/kimage", "internal/kmod",
 		"internal/modcheck", "internal/pack", "internal/pobj", "internal/refusal", "manifest", "trampoline"},
 	"internal/resolve":  {"elfpatch"},
@@ -40,18 +41,19 @@ var imports = map[string][]string{
 	"internal/testkit/vm":      {"internal/testkit"},
 	"internal/testkit/vm/boot": {"internal/testkit/vm"},
 
+	"internal/trust": {"internal/refusal", "internal/sign"},
 	"internal/image": {"elfpatch", "internal/kimage", "golang.org/x/sys/unix"},
 	"internal/demo":  {"elfpatch", "internal/build", "internal/pack", "internal/process"},
 	"internal/process": {"elfpatch", "internal/live", "internal/pack", "internal/refusal", "internal/resolve",
 		"manifest", "trampoline", "golang.org/x/sys/unix"},
 	"cmd/livepatch": {"docs", "elfpatch", "elfpatch/diff", "elfpatch/kernel", "fentry", "internal/build", "internal/check", "internal/compile", "internal/demo", "internal/header",
-		"internal/image", "internal/kimage", "internal/klp", "internal/kmod", "internal/kstate", "internal/live", "internal/modcheck", "internal/pack", "internal/process", "internal/refusal", "manifest",
+		"internal/image", "internal/kimage", "internal/klp", "internal/kmod", "internal/kstate", "internal/live", "internal/modcheck", "internal/pack", "internal/process", "internal/refusal", "internal/sign", "internal/trust", "manifest",
 		"github.com/ianlancetaylor/demangle", "github.com/urfave/cli/v2", "golang.org/x/term"},
 }
 
 // machine lists the packages that may touch the machine. All others are pure
 // functions of their inputs, and build and give the same answer everywhere.
-var machine = []string{"cmd/livepatch", "internal/compile", "internal/demo", "internal/image", "internal/klp", "internal/process", "internal/testkit",
+var machine = []string{"cmd/livepatch", "internal/compile", "internal/demo", "internal/image", "internal/klp", "internal/process", "internal/testkit", "internal/trust",
 	"internal/testkit/vm", "internal/testkit/vm/boot"}
 
 // impure lists packages of the standard library that only machine packages

@@ -52,7 +52,11 @@ const (
 	BranchIntoSite Code = "branch-into-site"
 
 	// The package.
-	PackageDamaged Code = "package-damaged"
+	PackageDamaged     Code = "package-damaged"
+	SignatureInvalid   Code = "signature-invalid"
+	SignatureMissing   Code = "signature-missing"
+	SignatureUntrusted Code = "signature-untrusted"
+	KeyUnsafe          Code = "key-unsafe"
 
 	// A livepatch module.
 	NotALivepatch     Code = "not-a-livepatch"
@@ -134,6 +138,10 @@ var Codes = []struct {
 	{NoRoom, "the function's entry has no room for a jump"},
 	{BranchIntoSite, "a branch of the function leads into its patch site"},
 	{PackageDamaged, "the package is not byte for byte what was written"},
+	{SignatureInvalid, "a signature of the package is not one of its manifest"},
+	{SignatureMissing, "the package is not signed, and a signature is required"},
+	{SignatureUntrusted, "the package is signed, but not with a key that is required or trusted"},
+	{KeyUnsafe, "somebody else can change or read a key file"},
 	{NotALivepatch, "the file is no livepatch module"},
 	{ModuleFormat, "the file is not laid out as the kernel loads modules"},
 	{KLPFormat, "a livepatch relocation or symbol breaks the format of livepatch modules"},
