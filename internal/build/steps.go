@@ -33,7 +33,10 @@ func (s *steps) compare() error {
 func (s *steps) refuseMoved() {
 	was := map[string]*pairSteps{}
 	gone := func(p *pairSteps, orig, patched int) {
-		if sym := p.Orig.Symbols[orig]; orig != 0 && patched == 0 && sym.Bind != elf.STB_LOCAL {
+		if orig == 0 || patched != 0 { // an object without symbols has not even the first
+			return
+		}
+		if sym := p.Orig.Symbols[orig]; sym.Bind != elf.STB_LOCAL {
 			was[sym.Name] = p
 		}
 	}
