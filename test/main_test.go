@@ -19,6 +19,7 @@ import (
 	"livepatch/internal/pack"
 	"livepatch/internal/process"
 	"livepatch/internal/refusal"
+	"livepatch/internal/testkit"
 )
 
 // roleVar makes the test binary play another program: "trace PID" or "apply
@@ -116,8 +117,9 @@ func startRole(t *testing.T, privileged bool, role ...string) string {
 	}
 	t.Cleanup(func() {
 		in.Close()
-		cmd.Wait()
+		testkit.Await(t, cmd)
 	})
+	defer testkit.Bound(cmd)()
 	line, err := bufio.NewReader(out).ReadString('\n')
 	if err != nil {
 		t.Fatalf("%v: %v", role, err)

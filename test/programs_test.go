@@ -19,6 +19,7 @@ import (
 	"livepatch/internal/pack"
 	"livepatch/internal/process"
 	"livepatch/internal/refusal"
+	"livepatch/internal/testkit"
 )
 
 // program is a running program of testdata/binaries: one line in, one line out.
@@ -45,10 +46,7 @@ func start(t testing.TB, path string, args ...string) *program {
 	if err := p.cmd.Start(); err != nil {
 		t.Fatal(err)
 	}
-	t.Cleanup(func() {
-		p.cmd.Process.Kill()
-		p.cmd.Wait()
-	})
+	t.Cleanup(func() { testkit.End(t, p.cmd) })
 	return p
 }
 
@@ -57,6 +55,7 @@ func (p *program) pid() int { return p.cmd.Process.Pid }
 // ask sends a line and returns the answer.
 func (p *program) ask(format string, args ...any) string {
 	p.t.Helper()
+	defer testkit.Bound(p.cmd)()
 	line := fmt.Sprintf(format, args...)
 	if _, err := io.WriteString(p.in, line+"\n"); err != nil {
 		p.t.Fatalf("%s: %v", line, err)

@@ -13,6 +13,8 @@ import (
 	"regexp"
 	"strings"
 	"testing"
+
+	"livepatch/internal/testkit"
 )
 
 // The transcript of the README is what happens: its commands are run by one
@@ -119,7 +121,7 @@ func startShell(t *testing.T, dir, bin string) *shell {
 	t.Cleanup(func() {
 		io.WriteString(in, "kill $(jobs -p)\n")
 		in.Close()
-		cmd.Wait()
+		testkit.Await(t, cmd)
 		r.Close()
 	})
 	return &shell{in: in, out: bufio.NewReader(r)}

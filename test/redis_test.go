@@ -18,6 +18,7 @@ import (
 	"time"
 
 	"livepatch/internal/process"
+	"livepatch/internal/testkit"
 )
 
 // redisFiles returns the directory that scripts/redis-objects made.
@@ -57,8 +58,7 @@ func startRedis(t *testing.T, program, socket string) int {
 	// Nobody may wait for the process while it is traced from here: who waits
 	// takes the stops that the tracer is waiting for.
 	t.Cleanup(func() {
-		cmd.Process.Kill()
-		cmd.Wait()
+		testkit.End(t, cmd)
 		if t.Failed() {
 			t.Logf("redis said:\n%s", out.Bytes())
 		}

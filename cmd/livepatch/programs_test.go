@@ -8,6 +8,8 @@ import (
 	"strings"
 
 	"github.com/rogpeppe/go-internal/testscript"
+
+	"livepatch/internal/testkit"
 )
 
 // programs are those that a script runs, by the name that it gave them.
@@ -17,6 +19,7 @@ type programs map[string]*program
 const programsKey = "programs"
 
 type program struct {
+	cmd *exec.Cmd
 	in  io.Writer
 	out *bufio.Reader
 }
@@ -34,10 +37,11 @@ func start(ts *testscript.TestScript, neg bool, args []string) {
 	ts.Check(err)
 	ts.Check(cmd.Start())
 	ts.Defer(func() {
-		_ = cmd.Process.Kill()
-		_ = cmd.Wait()
+		if err := testkit.Kill(cmd); err != nil {
+			ts.Logf("%v", err)
+		}
 	})
-	ts.Value(programsKey).(programs)[args[0]] = &program{in, bufio.NewReader(out)}
+	ts.Value(programsKey).(programs)[args[0]] = &program{cmd, in, bufio.NewReader(out)}
 	ts.Setenv(args[0], strconv.Itoa(cmd.Process.Pid))
 }
 
@@ -50,6 +54,7 @@ func ask(ts *testscript.TestScript, neg bool, args []string) {
 	if p == nil {
 		ts.Fatalf("no program %s was started", args[0])
 	}
+	defer testkit.Bound(p.cmd)()
 	_, err := io.WriteString(p.in, args[1]+"\n")
 	ts.Check(err)
 	answer, err := p.out.ReadString('\n')

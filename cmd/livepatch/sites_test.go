@@ -15,6 +15,7 @@ import (
 	"github.com/santhosh-tekuri/jsonschema/v6"
 
 	"livepatch/fentry"
+	"livepatch/internal/testkit"
 )
 
 // sitesJSON runs livepatch sites --json and checks the answer against the schema.
@@ -132,10 +133,7 @@ func TestSitesOfProcess(t *testing.T) {
 	if err := child.Start(); err != nil {
 		t.Fatal(err)
 	}
-	defer func() {
-		child.Process.Kill()
-		child.Wait()
-	}()
+	defer testkit.End(t, child)
 	pid := fmt.Sprint(child.Process.Pid)
 	libc, f := findInLibc(t, pid)
 	if libc.Summary.Modified != 0 {

@@ -14,6 +14,7 @@ import (
 
 	"livepatch/internal/pack"
 	"livepatch/internal/refusal"
+	"livepatch/internal/testkit"
 )
 
 // server builds a target and a package for it.
@@ -255,8 +256,7 @@ func TestSignalStack(t *testing.T) {
 func TestGone(t *testing.T) {
 	target, pkg := serverAndFix(t, "-pthread", "server.c")
 	s := start(t, target)
-	must(t, s.cmd.Process.Kill())
-	_ = s.cmd.Wait()
+	testkit.End(t, s.cmd)
 	_, err := Apply([]int{s.pid}, pkg, Options{})
 	if want := fmt.Sprintf("process %d", s.pid); err == nil || len(err.Error()) < len(want) || err.Error()[:len(want)] != want {
 		t.Errorf("error %v", err)

@@ -21,6 +21,7 @@ import (
 	"livepatch/internal/check"
 	"livepatch/internal/pack"
 	"livepatch/internal/resolve"
+	"livepatch/internal/testkit"
 	"livepatch/manifest"
 	"livepatch/trampoline"
 )
@@ -207,10 +208,7 @@ func start(t testing.TB, path string, args ...string) *running {
 	out, err := cmd.StdoutPipe()
 	must(t, err)
 	must(t, cmd.Start())
-	t.Cleanup(func() {
-		_ = cmd.Process.Kill()
-		_ = cmd.Wait()
-	})
+	t.Cleanup(func() { testkit.End(t, cmd) })
 	r := &running{t: t, pid: cmd.Process.Pid, cmd: cmd, in: in, out: bufio.NewReader(out)}
 	if line := r.line(); line != "ready" {
 		t.Fatalf("target says %q, not ready", line)
@@ -220,6 +218,7 @@ func start(t testing.TB, path string, args ...string) *running {
 
 func (r *running) line() string {
 	r.t.Helper()
+	defer testkit.Bound(r.cmd)()
 	s, err := r.out.ReadString('\n')
 	if err != nil {
 		r.t.Fatalf("target says nothing more: %v", err)

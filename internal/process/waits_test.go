@@ -9,6 +9,8 @@ import (
 	"strings"
 	"testing"
 	"time"
+
+	"livepatch/internal/testkit"
 )
 
 // A stop is an interruption that some system calls report to the program.
@@ -53,5 +55,5 @@ func TestWhatATargetNotices(t *testing.T) {
 	}
 	t.Log(noticed)
 	s.in.Close()
-	_ = s.cmd.Wait() // it removes its semaphores
+	testkit.Await(t, s.cmd) // it removes its semaphores
 }

@@ -17,6 +17,7 @@ import (
 
 	"livepatch/internal/build"
 	"livepatch/internal/image"
+	"livepatch/internal/testkit"
 )
 
 // driver is the part of each program that reads calls and prints answers.
@@ -243,8 +244,7 @@ func start(t *testing.T, path string) *running {
 	w.Close()
 	p.out = bufio.NewReader(r)
 	t.Cleanup(func() {
-		p.cmd.Process.Kill()
-		p.cmd.Wait()
+		testkit.End(t, p.cmd)
 		r.Close()
 	})
 	return p
