@@ -41,9 +41,7 @@ func (p *proc) awaitReturn(tids []int, deadline time.Time) (*thread, error) {
 				p.release()
 				return nil, err
 			case ok:
-				p.drop(t)
-				p.release()
-				p.threads = []*thread{t}
+				p.releaseBut(t)
 				return t, nil
 			default:
 				continue
@@ -73,6 +71,7 @@ func (p *proc) returned(t *thread) (bool, error) {
 	case err == unix.EINTR, err == nil && got == 0:
 		return false, nil
 	case err != nil, ws.Exited(), ws.Signaled():
+		delete(p.seized, t.tid)
 		return false, errGone
 	}
 	t.stopped = true

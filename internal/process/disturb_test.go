@@ -7,6 +7,8 @@ import (
 	"fmt"
 	"io"
 	"os"
+	"runtime"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -15,6 +17,7 @@ import (
 
 	"livepatch/internal/live"
 	"livepatch/internal/pack"
+	"livepatch/internal/testkit"
 )
 
 func disturbed(t *testing.T, source string) (string, *pack.Package) {
@@ -145,6 +148,94 @@ func TestTargetEnds(t *testing.T) {
 			}}
 			ends(t, fmt.Sprintf("process %d has ended", s.pid), apply(s, pkg, opt))
 		})
+	}
+}
+
+// Looking for threads that have ended takes no notice of one that has stopped
+// away from who waits for it. If it did, the target would stand still.
+func TestReapLeavesStops(t *testing.T) {
+	target, _ := serverAndFix(t, "-pthread", "server.c")
+	s := start(t, target, "4")
+	runtime.LockOSThread()
+	defer runtime.UnlockOSThread()
+	p, err := open(s.pid)
+	must(t, err)
+	defer p.close()
+	defer p.release()
+	tids, err := p.tids()
+	must(t, err)
+	for _, tid := range tids {
+		th, err := p.seizeThread(tid)
+		must(t, err)
+		p.threads = append(p.threads, th)
+		must(t, th.interrupt())
+	}
+	for _, th := range p.threads {
+		for deadline := time.Now().Add(10 * time.Second); ; time.Sleep(time.Millisecond) {
+			st, err := p.threadStatus(th.tid)
+			must(t, err)
+			if st.state == 't' {
+				break
+			}
+			if time.Now().After(deadline) {
+				t.Fatalf("thread %d is in state %c", th.tid, st.state)
+			}
+		}
+	}
+	p.reap()
+	for _, th := range p.threads {
+		must(t, th.waitStop(time.Now().Add(2*time.Second)))
+	}
+}
+
+// A thread that is seized and has ended keeps its process in being until the
+// tracer has taken note. Whatever happened to a thread while it was held, release
+// does that: who started the target gets to know its end while the tracer lives.
+func TestDeadThreadsAreSettled(t *testing.T) {
+	target, _ := serverAndFix(t, "-pthread", "server.c")
+	runtime.LockOSThread()
+	defer runtime.UnlockOSThread()
+	for _, forgotten := range []bool{false, true} {
+		s := start(t, target, "32")
+		p, err := open(s.pid)
+		must(t, err)
+		must(t, p.stop(time.Now().Add(10*time.Second)))
+		must(t, s.cmd.Process.Kill())
+		for _, th := range slices.Clone(p.threads) {
+			if forgotten { // as if it had not been there when it was looked for
+				p.drop(th)
+			}
+		}
+		p.release()
+		p.close()
+		if len(p.seized) != 0 {
+			t.Errorf("%d threads are owed something", len(p.seized))
+		}
+		testkit.Await(t, s.cmd)
+	}
+}
+
+// Threads that live are let go too if nobody remembers that they are held.
+func TestLivingThreadsAreSettled(t *testing.T) {
+	target, pkg := serverAndFix(t, "-pthread", "server.c")
+	s := start(t, target, "8")
+	runtime.LockOSThread()
+	defer runtime.UnlockOSThread()
+	p, err := open(s.pid)
+	must(t, err)
+	must(t, p.stop(time.Now().Add(10*time.Second)))
+	for i, th := range slices.Clone(p.threads) {
+		if i%2 == 0 {
+			must(t, th.resume(unix.PTRACE_CONT, 0))
+		}
+		p.drop(th)
+	}
+	p.release()
+	p.close()
+	_, err = Apply([]int{s.pid}, pkg, Options{Timeout: time.Minute})
+	must(t, err)
+	if a, _, wrong := s.ask(); a != 1001 || wrong != 0 {
+		t.Errorf("answer %d, wrong %d", a, wrong)
 	}
 }
 

@@ -99,11 +99,21 @@ func (p *proc) seize(tid int) (*thread, error) {
 	}
 	switch e {
 	case 0:
+		p.seizing(tid)
 		return &thread{p: p, tid: tid}, nil
 	case unix.ESRCH:
 		return nil, errGone
 	}
 	return nil, e
+}
+
+// seizing remembers that this process traces a thread, until the thread is let go
+// or seen to end.
+func (p *proc) seizing(tid int) {
+	if p.seized == nil {
+		p.seized = map[int]bool{}
+	}
+	p.seized[tid] = true
 }
 
 func (t *thread) interrupt() error { return ptraceWord(unix.PTRACE_INTERRUPT, t.tid, 0, 0) }
@@ -119,6 +129,7 @@ func (t *thread) wait(deadline time.Time) (unix.WaitStatus, error) {
 		case err != nil:
 			return 0, errGone
 		case got == t.tid && (ws.Exited() || ws.Signaled()):
+			delete(t.p.seized, t.tid)
 			return ws, errGone
 		case got == t.tid:
 			return ws, nil
@@ -186,12 +197,17 @@ func (t *thread) detach() error {
 		if err := t.interrupt(); err != nil {
 			return err
 		}
-		if err := t.waitStop(time.Now().Add(time.Minute)); err != nil && err != errExec {
+		// Late, it may stand still all the same.
+		if err := t.waitStop(time.Now().Add(time.Minute)); err != nil && err != errExec && err != errLate {
 			return err
 		}
 	}
 	t.stopped = false
-	return ptraceWord(unix.PTRACE_DETACH, t.tid, 0, uintptr(t.signal))
+	err := ptraceWord(unix.PTRACE_DETACH, t.tid, 0, uintptr(t.signal))
+	if err == nil {
+		delete(t.p.seized, t.tid)
+	}
+	return err
 }
 
 func (t *thread) getRegs() error {

@@ -102,7 +102,8 @@ func (p *proc) waitingFor(tid int) string {
 	return ""
 }
 
-// drop forgets a thread that has ended.
+// drop takes a thread off the list. What is owed to it, if it has not been seen
+// to end, settle does.
 func (p *proc) drop(t *thread) {
 	p.missed = true
 	for i, o := range p.threads {
@@ -117,49 +118,102 @@ func (p *proc) drop(t *thread) {
 const patience = 100 * time.Millisecond
 
 // release lets every thread go.
-func (p *proc) release() {
-	var gone []*thread
+func (p *proc) release() { p.releaseBut(nil) }
+
+// releaseBut lets every thread go but one, nil for none.
+func (p *proc) releaseBut(keep *thread) {
 	for _, t := range p.threads {
-		// There is nothing to be done about one that cannot be released while
-		// we live.
-		if err := t.detach(); errors.Is(err, errGone) {
-			gone = append(gone, t)
+		if t != keep {
+			// There is nothing to be done here about one that cannot be
+			// released; settle tries again.
+			_ = t.detach()
 		}
 	}
 	p.threads = nil
-	if p.missed || len(gone) > 0 {
+	owed := len(p.seized)
+	if keep != nil {
+		p.threads = []*thread{keep}
+		owed--
+	}
+	if owed > 0 || p.missed {
 		p.missed = false
-		p.afterExec(gone)
+		p.settle(keep)
 	}
 }
 
 // reap takes note of the ends of seized threads. One that starts another program
-// cannot stop before that has been done with all the others.
+// cannot stop before that has been done with all the others. The kernel tells a
+// tracer of stops whatever it asks for; a stop that is taken here would be missed
+// where it is waited for. So it looks first, and an end stays one.
 func (p *proc) reap() {
+	const exited, dumped = 1, 3 // CLD_EXITED, CLD_KILLED, CLD_DUMPED
+	const ends = unix.WEXITED | unix.WNOHANG | unix.WALL
 	for _, t := range p.threads {
-		_ = unix.Waitid(unix.P_PID, t.tid, nil, unix.WEXITED|unix.WNOHANG|unix.WALL, nil)
+		var info unix.Siginfo
+		if unix.Waitid(unix.P_PID, t.tid, &info, ends|unix.WNOWAIT, nil) == nil && info.Code >= exited && info.Code <= dumped {
+			_ = unix.Waitid(unix.P_PID, t.tid, nil, ends, nil)
+		}
 	}
 }
 
-// afterExec does what a tracer has to when a process starts another program, or
-// ends, while threads are seized: it takes note of the ends of the other
-// threads, for which the kernel waits, and lets the one go that has become the
-// first, under whose number it was never waited for.
-func (p *proc) afterExec(gone []*thread) {
-	limit := time.Now().Add(patience)
-	for _, t := range gone {
-		if t.tid != p.pid { // the end of the first one is told last
-			_, _ = t.wait(limit)
+// debt bounds the waiting for the ends of threads that were killed, or that an
+// exec ends, while they were seized. On a busy machine that takes its time.
+const debt = 3 * time.Second
+
+// settle does what a tracer owes to threads that it has seized and that were
+// neither let go nor seen to end. Until it has taken note of the end of a thread,
+// the kernel keeps the thread, and with it the process: whoever started it would
+// wait for its end for as long as the tracer lives. After an exec one thread has
+// the number of the process, under which it may never have been seized.
+func (p *proc) settle(keep *thread) {
+	for limit := time.Now().Add(debt); ; {
+		if s, err := readStatus(p.path("status")); err == nil && s.tracer == unix.Gettid() {
+			p.seizing(p.pid)
 		}
-	}
-	for time.Now().Before(limit) {
-		s, err := readStatus(p.path("status"))
-		if err != nil || s.tracer != unix.Gettid() {
+		owed := 0
+		for tid := range p.seized {
+			switch {
+			case keep != nil && tid == keep.tid:
+			case p.settled(tid):
+				delete(p.seized, tid)
+			default:
+				owed++
+			}
+		}
+		if owed == 0 || time.Now().After(limit) {
 			return
 		}
-		t := &thread{p: p, tid: p.pid}
-		if err := t.waitStop(limit); err == nil || errors.Is(err, errExec) {
-			_ = t.detach()
-		}
+		ts := unix.NsecToTimespec(int64(stopPoll))
+		unix.Nanosleep(&ts, nil)
 	}
+}
+
+// settled reports whether nothing is owed to a thread any more, or nothing that
+// can be given: the end of the first thread is told when all others have ended.
+func (p *proc) settled(tid int) bool {
+	var ws unix.WaitStatus
+	got, err := unix.Wait4(tid, &ws, unix.WNOHANG|unix.WALL, nil)
+	switch {
+	case err == unix.EINTR:
+		return false
+	case err != nil, got == tid && (ws.Exited() || ws.Signaled()):
+		return true
+	case got == tid:
+		signal := uintptr(0)
+		if s := ws.StopSignal(); int(ws)>>16 == 0 && s != unix.SIGTRAP && s != unix.SIGTRAP|traceSyscall {
+			signal = uintptr(s) // that it stopped to receive
+		}
+		return ptraceWord(unix.PTRACE_DETACH, tid, 0, signal) == nil
+	}
+	s, err := readStatus(fmt.Sprintf("/proc/%d/status", tid))
+	switch {
+	case err != nil, s.tracer != unix.Gettid():
+		return true
+	case s.state == 'Z':
+		return tid == p.pid && p.lives()
+	case ptraceWord(unix.PTRACE_DETACH, tid, 0, 0) == nil:
+		return true
+	}
+	_ = ptraceWord(unix.PTRACE_INTERRUPT, tid, 0, 0) // it runs, or it is ending
+	return false
 }

@@ -35,6 +35,7 @@ type proc struct {
 	patches []live.Found     // in its memory
 	options uintptr          // of ptrace
 	threads []*thread        // while stopped
+	seized  map[int]bool     // threads that were neither let go nor seen to end
 	missed  bool             // a thread vanished that was seized
 	opt     *Options         // of tests, nil without
 }
