@@ -262,3 +262,15 @@ func TestGone(t *testing.T) {
 		t.Errorf("error %v", err)
 	}
 }
+
+func TestKernelThread(t *testing.T) {
+	const kthreadd = 2
+	if s, err := os.ReadFile("/proc/2/comm"); err != nil || string(s) != "kthreadd\n" {
+		t.Skip("no kernel threads are to be seen here, as in a container")
+	}
+	if os.Getuid() != 0 {
+		t.Skip("only root may look at a kernel thread")
+	}
+	_, err := Status(kthreadd)
+	wantCode(t, err, refusal.Unsupported)
+}

@@ -68,8 +68,11 @@ func (p *proc) attachFiles() (err error) {
 		if p.status, _ = readStatus(p.path("status")); p.firstEnded() != nil {
 			return p.firstEnded()
 		}
-		if errors.Is(err, fs.ErrPermission) {
+		switch {
+		case errors.Is(err, fs.ErrPermission):
 			return p.denied()
+		case errors.Is(err, unix.ESRCH) && p.lives():
+			return p.noMemory() // newer kernels do not even open what is not there
 		}
 		return p.gone(err)
 	}
@@ -198,7 +201,7 @@ func (p *proc) read() error {
 		return err
 	}
 	if len(p.maps) == 0 {
-		return refusal.New(refusal.Unsupported, p.where(), "it has no memory: a kernel thread, or it is ending")
+		return p.noMemory()
 	}
 	auxv, err := p.readAuxv()
 	if err != nil {
@@ -208,6 +211,10 @@ func (p *proc) read() error {
 	p.images = resolve.Order(p.mem, resolve.Images(p.mem, p.maps), p.entry)
 	p.patches = live.Look(p.mem, live.Find(p.mem, patchExtents(p.maps)))
 	return p.alive()
+}
+
+func (p *proc) noMemory() error {
+	return refusal.New(refusal.Unsupported, p.where(), "it has no memory: a kernel thread, or it is ending")
 }
 
 func (p *proc) readMaps() error {
