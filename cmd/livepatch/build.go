@@ -1,7 +1,6 @@
 package main
 
 import (
-	"errors"
 	"path/filepath"
 	"slices"
 	"strings"
@@ -27,14 +26,13 @@ func buildCommand() *cli.Command {
 			&cli.StringFlag{Name: "description", Usage: "one line of `TEXT` for the manifest"},
 			&cli.StringSliceFlag{Name: "cve", Usage: "`ID` of what the patch fixes, CVE-2024-1234; repeatable"},
 			&cli.StringSliceFlag{Name: "allow", Usage: "`CODE` of a finding to record instead of refusing; repeatable"},
-			signFlag(),
-			jsonFlag(),
+			signFlag(), reportFlag(), jsonFlag(),
 		}, buildKernelFlags(), buildProgramFlags()),
 		Description: `
 Compiles what the patch touches, before and after, with the compiler and flags
 of the target's own build; proves that what was compiled as before is the code
 of the target; and makes a package as create does. The source tree is not
-changed. Exit codes: 3 refused, 4 nothing to patch.`,
+changed. --report writes a page that shows all of it to a reviewer. Exit codes: 3 refused, 4 nothing to patch.`,
 		Action: buildAction,
 	}
 }
@@ -47,6 +45,9 @@ func buildAction(c *cli.Context) error {
 	record, err := buildRecord(c)
 	if err != nil {
 		return hintHelp(err, c.Command)
+	}
+	if err := checkReport(c); err != nil {
+		return err
 	}
 	allow, err := allowed(c.StringSlice("allow"))
 	if err != nil {
@@ -69,18 +70,7 @@ func buildAction(c *cli.Context) error {
 		return err
 	}
 	in.Name, in.Version, in.Record, in.Allow = packageName(c), version, record, allow
-	result, data, err := runBuild(in, key)
-	if errors.Is(err, build.ErrNothingToPatch) {
-		p.Note("%v", err)
-		return statusError(exitNothing)
-	}
-	if err != nil {
-		return err
-	}
-	if err := writeFile(c.String("output"), data); err != nil {
-		return err
-	}
-	return printCreated(p, c.String("output"), result.Package, data)
+	return makePackage(c, p, in, key, c.StringSlice("patch"))
 }
 
 // runBuild runs the pipeline and signs, if there is a key; a file that shrinks meanwhile is an error.

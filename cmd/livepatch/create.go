@@ -27,8 +27,7 @@ func createCommand() *cli.Command {
 			&cli.GenericFlag{Name: "debug", Value: order.flag("debug"), Usage: "separate debug `FILE` of the --target before"},
 			&cli.StringFlag{Name: "name", Usage: "`NAME` of the patch (default: that of the package file)"},
 			&cli.StringFlag{Name: "dispatch", Value: build.Direct, Usage: "how calls are redirected: `direct`"},
-			signFlag(),
-			jsonFlag(),
+			signFlag(), reportFlag(), jsonFlag(),
 		}, createKernelFlags()...),
 		Description: `
 Compares each pair of objects, proves that the first is the code of the target,
@@ -36,7 +35,8 @@ byte for byte apart from what linking changes, finds the variables that both
 use, and writes what changed as a package. The target may be stripped. For a
 kernel (vmlinux or vmlinuz, and modules of it) the package holds a livepatch
 module; the image is given even if only modules change. All reasons against the
-patch are printed at once. Exit codes: 3 refused, 4 nothing to patch.
+patch are printed at once. --report writes a page that shows what changed side
+by side, what was proven, and what was refused. Exit codes: 3 refused, 4 nothing to patch.
 
 Examples:
   livepatch create -o fix.lpatch --target ./server --pair old/net.o=new/net.o
@@ -121,7 +121,9 @@ func create(c *cli.Context, order *inputOrder) error {
 	if err != nil {
 		return err
 	}
-	output := c.String("output")
+	if err := checkReport(c); err != nil {
+		return err
+	}
 	var opened images
 	defer opened.close()
 	in, err := opened.inputs(c, targets)
@@ -132,18 +134,7 @@ func create(c *cli.Context, order *inputOrder) error {
 	if in.Record, err = opened.record(c, targets, in.Kernel); err != nil {
 		return err
 	}
-	result, data, err := runBuild(in, key)
-	if errors.Is(err, build.ErrNothingToPatch) {
-		p.Note("%v", err)
-		return statusError(exitNothing)
-	}
-	if err != nil {
-		return err
-	}
-	if err := writeFile(output, data); err != nil {
-		return err
-	}
-	return printCreated(p, output, result.Package, data)
+	return makePackage(c, p, in, key, nil)
 }
 
 // inputs opens the targets: those of a kernel, or programs.

@@ -21,6 +21,7 @@ func inspectCommand() *cli.Command {
 		Name: "inspect", Usage: "show what a package or livepatch module would do", ArgsUsage: "PKG|MODULE.ko", Category: groupLook,
 		Flags: []cli.Flag{
 			jsonFlag(),
+			&cli.StringFlag{Name: "report", Usage: "page for reviewers to write too, one HTML `FILE`; of packages only"},
 			&cli.BoolFlag{Name: "demangle", Aliases: []string{"C"}, Usage: "show C++ and Rust names as in the source", DisableDefaultText: true},
 		},
 		Description: `
@@ -63,10 +64,16 @@ func inspect(c *cli.Context) error {
 		return err
 	}
 	if kind, err := kimage.KindOf(b); err == nil && kind != kimage.Program {
+		if c.IsSet("report") {
+			return hintHelp(usageErrorf("--report is for packages; %s is a module", args[0]), c.Command)
+		}
 		return inspectModule(p, args[0], b)
 	}
 	pkg, err := parsePackage(args[0], b)
 	if err != nil {
+		return err
+	}
+	if err := inspectReport(c, pkg, b); err != nil {
 		return err
 	}
 	in := inspection{File: args[0], Size: len(b), Digest: pack.Digest(b), Signed: check.Signers(pkg, sign.Policy{}), Manifest: pkg.Manifest}

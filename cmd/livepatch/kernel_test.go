@@ -173,7 +173,7 @@ func TestKernelOutcomes(t *testing.T) {
 		app := newApp(&out, &errs)
 		p := &printer{out: &out, err: &errs, command: "apply"}
 		app.Metadata[printerKey] = p
-		if code := report(app, p.kernelError(&klp.Error{Stage: "transition", State: tc.state, Err: tc.err})); code != tc.code {
+		if code := reportError(app, p.kernelError(&klp.Error{Stage: "transition", State: tc.state, Err: tc.err})); code != tc.code {
 			t.Errorf("%s, %v: exit code %d", tc.state, tc.err, code)
 		}
 		if !strings.HasSuffix(errs.String(), tc.last+"\n") {

@@ -31,7 +31,7 @@ func run(args []string, stdout, stderr io.Writer) int {
 		defer stop()
 		err = app.RunContext(ctx, arranged)
 	}
-	return report(app, err)
+	return reportError(app, err)
 }
 
 // interruptible returns the context of a command. Those that change a process

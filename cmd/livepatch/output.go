@@ -88,8 +88,8 @@ func hintHelp(err error, cmd *cli.Command) error {
 	return hinted(err, "livepatch help %s", cmd.Name)
 }
 
-// report prints an error of a command and returns the exit code.
-func report(app *cli.App, err error) int {
+// reportError prints an error of a command and returns the exit code.
+func reportError(app *cli.App, err error) int {
 	code := exitCode(err)
 	p, ok := app.Metadata[printerKey].(*printer)
 	if !ok {

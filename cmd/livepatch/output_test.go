@@ -100,7 +100,7 @@ livepatch: hint: livepatch explain data-changed
 			p := tc.printer
 			p.out, p.err = &out, &errs
 			app.Metadata[printerKey] = &p
-			if code := report(app, tc.err); code != exitCode(tc.err) {
+			if code := reportError(app, tc.err); code != exitCode(tc.err) {
 				t.Errorf("returns %d, not %d", code, exitCode(tc.err))
 			}
 			if out.String() != tc.out {

@@ -25,6 +25,8 @@ var imports = map[string][]string{
 	"internal/check":    {"disasm", "elfpatch", "internal/pack", "internal/refusal", "internal/sign", "manifest", "trampoline"},
 	"internal/build": {"elfpatch", "elfpatch/diff", "elfpatch/kernel", "elfpatch/match", "fentry", "internal/check", "internal/kimage", "internal/kmod",
 		"internal/modcheck", "internal/pack", "internal/pobj", "internal/refusal", "manifest", "trampoline"},
+	"internal/report": {"elfpatch", "elfpatch/diff", "internal/build", "internal/check", "internal/pack", "internal/refusal", "internal/srcpatch", "manifest",
+		"github.com/ianlancetaylor/demangle"},
 	"internal/resolve":  {"elfpatch"},
 	"internal/live":     {},
 	"internal/kimage":   {"elfpatch", "github.com/klauspost/compress/zstd", "github.com/therootcompany/xz"},
@@ -47,7 +49,7 @@ var imports = map[string][]string{
 	"internal/process": {"elfpatch", "internal/live", "internal/pack", "internal/refusal", "internal/resolve",
 		"manifest", "trampoline", "golang.org/x/sys/unix"},
 	"cmd/livepatch": {"docs", "elfpatch", "elfpatch/diff", "elfpatch/kernel", "fentry", "internal/build", "internal/check", "internal/compile", "internal/demo", "internal/header",
-		"internal/image", "internal/kimage", "internal/klp", "internal/kmod", "internal/kstate", "internal/live", "internal/modcheck", "internal/pack", "internal/process", "internal/refusal", "internal/sign", "internal/trust", "manifest",
+		"internal/image", "internal/kimage", "internal/klp", "internal/kmod", "internal/kstate", "internal/live", "internal/modcheck", "internal/pack", "internal/process", "internal/refusal", "internal/report", "internal/sign", "internal/trust", "manifest",
 		"github.com/ianlancetaylor/demangle", "github.com/urfave/cli/v2", "golang.org/x/term"},
 }
 
