@@ -1,0 +1,137 @@
+package kbuild
+
+import (
+	"context"
+	"fmt"
+	"livepatch/internal/child"
+	"path"
+	"path/filepath"
+	"strings"
+)
+
+// A listing is what the Makefile of a directory builds with this
+// configuration.
+type listing struct {
+	known bool              // the directory has a Makefile
+	all   map[string]bool   // objects, and directories with "/" at their end
+	owner map[string]string // of an object that is a part of another: that one
+	lib   map[string]bool   // objects of an archive: linked if something needs them
+}
+
+// listScript has make say what a directory builds, instead of building it:
+// parts of objects, and parts of those, may be objects themselves.
+const listScript = `
+include %[1]s/include/config/auto.conf
+srctree := %[2]s
+objtree := %[1]s
+src := %[4]s/%[3]s
+obj := %[5]s
+srcroot := %[4]s
+SRCARCH := %[6]s
+ARCH := %[6]s
+CC := %[7]s
+KERNELRELEASE := %[8]s
+include %[9]s
+parts = $(foreach o,$(1),$(foreach p,$($(o:.o=-y)) $($(o:.o=-objs)) $($(o:.o=-m)),$(info part $(o) $(p))$(p)))
+top := $(obj-y) $(obj-m)
+$(foreach o,$(top),$(info is $(o)))
+$(foreach o,$(lib-y) $(lib-m),$(info lib $(o)))
+two := $(call parts,$(top))
+three := $(call parts,$(two))
+.DEFAULT_GOAL := done
+.PHONY: done
+done: ;
+`
+
+// list asks make for the listing of a directory below root, which is the source or
+// a tree that stands for it.
+func (t *Tree) list(ctx context.Context, root, dir string) (*listing, error) {
+	l := &listing{all: map[string]bool{}, owner: map[string]string{}, lib: map[string]bool{}}
+	file := filepath.Join(root, dir, "Kbuild")
+	if !isFile(file) {
+		file = filepath.Join(root, dir, "Makefile")
+	}
+	if !isFile(file) {
+		return l, nil
+	}
+	l.known = true
+	arch, _ := t.arch()
+	p := child.Program{
+		Dir: root, Argv: []string{"make", "-s", "-r", "-R", "-f", "-"}, Env: t.env(),
+		Stdin:  fmt.Sprintf(listScript, t.obj(), t.src, dir, root, dir, arch, t.Compiler.Program, t.Release, file),
+		Output: l.line,
+	}
+	if _, err := p.Run(ctx); err != nil {
+		return nil, fmt.Errorf("read %s: %w", path.Join(dir, filepath.Base(file)), err)
+	}
+	return l, nil
+}
+
+func (l *listing) line(text string) {
+	f := strings.Fields(text)
+	switch {
+	case len(f) == 2 && f[0] == "is":
+		l.all[f[1]] = true
+	case len(f) == 2 && f[0] == "lib":
+		l.all[f[1]], l.lib[f[1]] = true, true
+	case len(f) == 3 && f[0] == "part":
+		l.all[f[2]] = true
+		if _, ok := l.owner[f[2]]; !ok {
+			l.owner[f[2]] = f[1]
+		}
+	}
+}
+
+// listed is list for the source, once a directory.
+func (t *Tree) listed(ctx context.Context, dir string) (*listing, error) {
+	if l, ok := t.dirs[dir]; ok {
+		return l, nil
+	}
+	l, err := t.list(ctx, t.src, dir)
+	if err == nil {
+		t.dirs[dir] = l
+	}
+	return l, err
+}
+
+// builds reports whether an object is part of the kernel or of one of its
+// modules: a directory builds it, and the directories above enter that one.
+func (t *Tree) builds(ctx context.Context, object string) (bool, error) {
+	for dir := path.Dir(object); dir != "."; dir = path.Dir(dir) {
+		l, err := t.listed(ctx, dir)
+		if err != nil {
+			return false, err
+		}
+		if l.all[strings.TrimPrefix(object, dir+"/")] {
+			return t.entered(ctx, dir)
+		}
+		if l.known {
+			return false, nil
+		}
+	}
+	return false, nil
+}
+
+// entered reports whether the build goes into a directory. What is in the top
+// directory or right below arch/ARCH always is.
+func (t *Tree) entered(ctx context.Context, dir string) (bool, error) {
+	for {
+		above := path.Dir(dir)
+		if above == "." || path.Dir(above) == "arch" || above == "arch" {
+			return true, nil
+		}
+		// A directory may be entered from the one above or from one further up.
+		found := false
+		for from := above; from != "." && !found; from = path.Dir(from) {
+			l, err := t.listed(ctx, from)
+			if err != nil {
+				return false, err
+			}
+			found = l.all[strings.TrimPrefix(dir, from+"/")+"/"]
+		}
+		if !found {
+			return false, nil
+		}
+		dir = above
+	}
+}
