@@ -53,6 +53,7 @@ func commands() []*cli.Command {
 		inspectCommand(),
 		verifyCommand(),
 		createCommand(),
+		buildCommand(),
 		ccCommand(),
 		keygenCommand(),
 		signCommand(),

@@ -1,6 +1,7 @@
 package main
 
 import (
+	"errors"
 	"path/filepath"
 	"slices"
 	"strings"
@@ -21,6 +22,7 @@ func buildCommand() *cli.Command {
 		Flags: slices.Concat([]cli.Flag{
 			&cli.StringFlag{Name: "output", Aliases: []string{"o"}, Required: true, Usage: "package `FILE` to write"},
 			&cli.StringSliceFlag{Name: "patch", Required: true, Usage: "source patch `FILE`, applied in the order given; repeatable"},
+			&cli.StringSliceFlag{Name: "target", Usage: "executable, library, kernel image or module `FILE` to patch; repeatable"},
 			&cli.StringFlag{Name: "name", Usage: "`NAME` of the patch (default: that of the package file)"},
 			&cli.StringFlag{Name: "patch-version", Usage: "`VERSION` of the patch, for the manifest"},
 			&cli.StringFlag{Name: "description", Usage: "one line of `TEXT` for the manifest"},
@@ -32,7 +34,13 @@ func buildCommand() *cli.Command {
 Compiles what the patch touches, before and after, with the compiler and flags
 of the target's own build; proves that what was compiled as before is the code
 of the target; and makes a package as create does. The source tree is not
-changed. --report writes a page that shows all of it to a reviewer. Exit codes: 3 refused, 4 nothing to patch.`,
+changed. --report writes a page that shows all of it to a reviewer. Exit codes: 3
+refused, 4 nothing to patch.
+
+Examples:
+  livepatch build -o fix.lpatch --patch fix.patch --kernel $(uname -r) --debian
+  livepatch build -o fix.lpatch --patch fix.patch --kernel-src linux --config config-6.12 \
+      --symvers Module.symvers --target vmlinuz-6.12 --modules /lib/modules/6.12/kernel`,
 		Action: buildAction,
 	}
 }
@@ -65,13 +73,23 @@ func buildAction(c *cli.Context) error {
 	}
 	// From here on the objects before and after are there, and record says from
 	// what they were made.
-	in, err := make(c, record)
+	in, err := make(c, p, record)
+	if c.Context.Err() != nil {
+		return errInterrupted
+	}
+	if errors.Is(err, build.ErrNothingToPatch) {
+		p.Note("%v", err)
+		return statusError(exitNothing)
+	}
 	if err != nil {
 		return err
 	}
 	in.Name, in.Version, in.Record, in.Allow = packageName(c), version, record, allow
 	return makePackage(c, p, in, key, c.StringSlice("patch"))
 }
+
+// errInterrupted says that the user ended the command; nothing was written.
+var errInterrupted = errors.New("interrupted; nothing was written")
 
 // runBuild runs the pipeline and signs, if there is a key; a file that shrinks meanwhile is an error.
 func runBuild(in build.Inputs, key sign.PrivateKey) (result *build.Result, data []byte, err error) {

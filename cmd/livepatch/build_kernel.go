@@ -1,24 +1,312 @@
 package main
 
 import (
+	"context"
+	"crypto/sha256"
 	"errors"
+	"fmt"
+	"os"
+	"path"
+	"path/filepath"
+	"slices"
 
 	"github.com/urfave/cli/v2"
 
+	"livepatch/elfpatch/diff"
 	"livepatch/internal/build"
+	"livepatch/internal/kbuild"
+	"livepatch/internal/kimage"
+	"livepatch/internal/refusal"
+	"livepatch/internal/srcpatch"
 	"livepatch/manifest"
 )
 
 // buildKernelFlags are the flags of build that only kernels take.
 func buildKernelFlags() []cli.Flag {
-	return []cli.Flag{
-		&cli.StringFlag{Name: "kernel", Usage: "kernel: `RELEASE`, as uname -r prints it"},
-		&cli.StringFlag{Name: "kernel-src", Usage: "kernel: source `DIR`"},
-	}
+	return slices.Concat([]cli.Flag{
+		&cli.StringFlag{Name: "kernel", Usage: "kernel: `RELEASE`, as uname -r prints it, or a series such as 6.12; with --debian"},
+		&cli.BoolFlag{Name: "debian", Usage: "kernel: fetch Debian's packages of the --kernel", DisableDefaultText: true},
+		&cli.StringFlag{Name: "suite", Usage: "kernel: `SUITE` of Debian to look in (default: that of the release)"},
+		&cli.StringFlag{Name: "kernel-src", Usage: "kernel: source `DIR`, with --config and --target VMLINUX"},
+		&cli.StringFlag{Name: "modules", Usage: "kernel: `DIR` with its modules"},
+		&cli.StringFlag{Name: "cc", Usage: "kernel: `COMPILER` (default: the one that the configuration names)"},
+		&cli.IntFlag{Name: "max-objects", Value: 100, Usage: "kernel: `NUMBER` of objects that a patch may touch"},
+	}, createKernelFlags())
+}
+
+// A kernelSite is where the parts of a kernel are.
+type kernelSite struct {
+	files   kernelPaths
+	source  string
+	image   string
+	modules string   // directory with the modules, "" if none was given
+	targets []string // other files given with --target
+	work    string   // directory of ours, kept
+	ours    bool     // the source is of the cache: nobody changes it
+
+	// compiler fetches the distribution's own; nil where that cannot be had.
+	compiler func(context.Context) (path string, err error)
+}
+
+// kernelBuild is what buildKernel knows.
+type kernelBuild struct {
+	*images
+	c     *cli.Context
+	p     *printer
+	site  *kernelSite
+	image *kimage.Kernel
+	cc    *kbuild.Compiler
+	dir   string // for the objects
 }
 
 // buildKernel compiles the objects that the patches touch and opens the image
 // and modules that they belong to.
-func (o *images) buildKernel(c *cli.Context, record *manifest.Build) (in build.Inputs, err error) {
-	return in, errors.New("build: kernels are not there yet")
+func (o *images) buildKernel(c *cli.Context, p *printer, record *manifest.Build) (in build.Inputs, err error) {
+	b := &kernelBuild{images: o, c: c, p: p}
+	if b.site, err = findKernelSite(c, p); err != nil {
+		return in, err
+	}
+	if b.image, _, err = o.kernel(b.site.image); err != nil {
+		return in, err
+	}
+	if b.image == nil {
+		return in, fmt.Errorf("read %s: this is a module, not a kernel", b.site.image)
+	}
+	tree, err := readPatches(c.StringSlice("patch"), b.site.source, record)
+	if err != nil {
+		return in, err
+	}
+	lines, err := diff.ParseLines(tree.Diff())
+	if err != nil {
+		return in, fmt.Errorf("tell how lines moved: %w", err)
+	}
+	objects, err := b.compile(tree)
+	if err != nil {
+		return in, err
+	}
+	if len(objects) == 0 {
+		return in, build.ErrNothingToPatch
+	}
+	if in, err = b.inputs(objects, lines); err != nil {
+		return in, err
+	}
+	return in, b.record(record, objects)
+}
+
+// readPatches applies the patches, in order, to the files of a tree in memory.
+func readPatches(paths []string, source string, record *manifest.Build) (*srcpatch.Tree, error) {
+	root, err := os.OpenRoot(source)
+	if err != nil {
+		return nil, fmt.Errorf("read %s: %w", source, bare(err))
+	}
+	defer root.Close()
+	tree := srcpatch.NewTree(func(name string) ([]byte, bool, error) { return readBelow(root, name) })
+	for _, file := range paths {
+		b, err := readFile(file)
+		if err != nil {
+			return nil, err
+		}
+		patch, err := srcpatch.Parse(file, b)
+		if err != nil {
+			return nil, err
+		}
+		if err := tree.Apply(patch); err != nil {
+			return nil, err
+		}
+		record.Inputs = append(record.Inputs, inputOf("patch", filepath.Base(file), b))
+	}
+	return tree, nil
+}
+
+func inputOf(role, name string, data []byte) manifest.Input {
+	sum := sha256.Sum256(data)
+	return manifest.Input{Role: role, Name: name, SHA256: sum[:]}
+}
+
+// readBelow reads a regular file below a directory. A link on the way is
+// refused: what is patched would be another file than the name says.
+func readBelow(root *os.Root, name string) ([]byte, bool, error) {
+	for part := name; part != "."; part = path.Dir(part) {
+		fi, err := root.Lstat(part)
+		switch {
+		case os.IsNotExist(err):
+			if part == name {
+				continue
+			}
+		case err != nil:
+			return nil, false, fmt.Errorf("%s: %w", name, bare(err))
+		case fi.Mode()&os.ModeSymlink != 0:
+			return nil, false, refusal.New(refusal.PatchPath, name, "%s is a symbolic link", part)
+		case part == name && !fi.Mode().IsRegular():
+			return nil, false, fmt.Errorf("%s: this is no regular file", name)
+		}
+	}
+	b, err := root.ReadFile(name)
+	if os.IsNotExist(err) {
+		return nil, false, nil
+	}
+	return b, err == nil, err
+}
+
+// compile makes the objects in a directory that goes when the command ends.
+func (b *kernelBuild) compile(tree *srcpatch.Tree) (objects []*kbuild.Object, err error) {
+	if b.dir, err = b.scratch(); err != nil {
+		return nil, err
+	}
+	k := &kbuild.Kernel{
+		Source: b.site.source, Config: b.site.files.config, Symvers: b.site.files.symvers, Release: b.image.Release,
+		Machine: b.image.Machine, Banner: b.image.Banner, CC: b.c.String("cc"), Work: b.site.work, Immutable: b.site.ours, Progress: b.p.Progress,
+	}
+	ctx := b.c.Context
+	b.cc, err = k.FindCompiler(ctx)
+	var wrong refusal.Refusal
+	if errors.As(err, &wrong) && wrong.Code == refusal.WrongCompiler && b.site.compiler != nil && k.CC == "" {
+		if k.Path, err = b.site.compiler(ctx); err == nil {
+			b.cc, err = k.FindCompiler(ctx)
+		}
+	}
+	if err != nil {
+		return nil, err
+	}
+	// What cannot be covered at all is said before minutes are spent.
+	if err := kbuild.Check(tree); err != nil {
+		return nil, err
+	}
+	t, err := k.Prepare(ctx, b.cc)
+	if err != nil {
+		return nil, err
+	}
+	objects, notes, err := t.Compile(ctx, kbuild.Request{Changes: tree, Dir: b.dir, Limit: b.c.Int("max-objects")})
+	for _, n := range notes {
+		b.p.Warn("%s", n)
+	}
+	if b.site.files.objtool == "" && err == nil {
+		b.site.files.objtool = t.Objtool() // made from the kernel's own source
+	}
+	return objects, err
+}
+
+// scratch makes a directory that is removed when the command ends.
+func (o *images) scratch() (string, error) {
+	dir, err := os.MkdirTemp("", "livepatch-build-")
+	if err != nil {
+		return "", fmt.Errorf("make a directory for objects: %w", err)
+	}
+	*o = append(*o, removal(dir))
+	return dir, nil
+}
+
+// A removal removes a directory when it is closed.
+type removal string
+
+func (r removal) Close() error { return os.RemoveAll(string(r)) }
+
+// inputs opens the objects and what they are linked into.
+func (b *kernelBuild) inputs(objects []*kbuild.Object, lines *diff.LineShift) (in build.Inputs, err error) {
+	in.Kernel = &build.Kernel{Image: b.image, NoReplace: b.c.Bool("no-replace")}
+	pairs := map[string][]build.Pair{}
+	for _, o := range objects {
+		pair := build.Pair{OrigName: path.Base(o.Name), PatchedName: path.Base(o.Name), Lines: lines}
+		if pair.Plain, err = b.open(o.Plain); err != nil {
+			return in, err
+		}
+		if pair.Orig, err = b.open(o.Orig); err != nil {
+			return in, err
+		}
+		if pair.Patched, err = b.open(o.Patched); err != nil {
+			return in, err
+		}
+		pairs[o.Module] = append(pairs[o.Module], pair)
+	}
+	paths := []targetPaths{{file: b.site.image}}
+	if p := pairs[kbuild.Vmlinux]; p != nil {
+		in.Targets = append(in.Targets, build.Target{Name: filepath.Base(b.site.image), Pairs: p})
+	}
+	names := map[string]bool{}
+	for name := range pairs {
+		if name != kbuild.Vmlinux {
+			names[name] = true
+		}
+	}
+	files, err := b.moduleFiles(names)
+	if err != nil {
+		return in, err
+	}
+	for _, name := range slices.Sorted(mapKeys(files)) {
+		_, m, err := b.kernel(files[name])
+		switch {
+		case err != nil:
+			return in, err
+		case m == nil || m.Name != name:
+			return in, fmt.Errorf("read %s: this is not the module %s", files[name], name)
+		}
+		paths = append(paths, targetPaths{file: files[name]})
+		in.Targets = append(in.Targets, build.Target{Name: filepath.Base(files[name]), Module: m, Pairs: pairs[name]})
+	}
+	if err := kernelFiles(b.c, in.Kernel, b.site.image, b.site.files); err != nil {
+		return in, err
+	}
+	return in, b.neighbours(&in, paths)
+}
+
+// moduleFiles finds the files of modules, by name.
+func (b *kernelBuild) moduleFiles(names map[string]bool) (map[string]string, error) {
+	files := map[string]string{}
+	for _, f := range b.site.targets {
+		if name, ok := moduleFile(filepath.Base(f)); ok && names[name] {
+			files[name] = f
+		}
+	}
+	if len(files) == len(names) {
+		return files, nil
+	}
+	if b.site.modules != "" {
+		if err := findModules(b.site.modules, names, files); err != nil {
+			return nil, err
+		}
+	}
+	for _, name := range slices.Sorted(mapKeys(names)) {
+		if files[name] == "" {
+			return nil, hinted(fmt.Errorf("the patch changes the module %s, whose file is not known", name),
+				"give it with --target, or the directory of all modules with --modules")
+		}
+	}
+	return files, nil
+}
+
+// record writes down what the package is made from.
+func (b *kernelBuild) record(record *manifest.Build, objects []*kbuild.Object) error {
+	record.Compiler = b.cc.Version
+	add := func(role, name, file string) error {
+		if file == "" {
+			return nil
+		}
+		data, err := readFile(file)
+		if err == nil {
+			record.Inputs = append(record.Inputs, inputOf(role, name, data))
+		}
+		return err
+	}
+	var errs []error
+	modules := map[string]bool{}
+	for _, o := range objects {
+		errs = append(errs, add("before", o.Name, o.Orig), add("after", o.Name, o.Patched), add("plain", o.Name, o.Plain))
+		record.Units = append(record.Units, manifest.Unit{Source: o.Source, Object: path.Base(o.Name), Flags: o.Flags})
+		if o.Module != kbuild.Vmlinux {
+			modules[o.Module] = true
+		}
+	}
+	files, err := b.moduleFiles(modules)
+	errs = append(errs, err, add("target", filepath.Base(b.site.image), b.site.image))
+	for _, name := range slices.Sorted(mapKeys(files)) {
+		errs = append(errs, add("target", filepath.Base(files[name]), files[name]))
+	}
+	f := b.site.files
+	for _, x := range []struct{ role, name, file string }{
+		{"config", "config-" + b.image.Release, f.config}, {"symvers", "Module.symvers", f.symvers}, {"btf", "btf", f.btf}, {"objtool", "objtool", f.objtool},
+	} {
+		errs = append(errs, add(x.role, x.name, x.file))
+	}
+	manifest.SortInputs(record.Inputs)
+	return errors.Join(errs...)
 }

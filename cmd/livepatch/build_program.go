@@ -18,6 +18,6 @@ func buildProgramFlags() []cli.Flag {
 
 // buildProgram compiles the objects that the patches touch and opens the
 // target.
-func (o *images) buildProgram(c *cli.Context, record *manifest.Build) (in build.Inputs, err error) {
+func (o *images) buildProgram(c *cli.Context, p *printer, record *manifest.Build) (in build.Inputs, err error) {
 	return in, errors.New("build: programs are not there yet")
 }

@@ -61,7 +61,8 @@ func (o *images) kernelInputs(c *cli.Context, targets []targetPaths) (in build.I
 	if len(in.Targets) == 0 {
 		return in, hintHelp(usageErrorf("no --target has a --pair after it"), c.Command)
 	}
-	if err := kernelFiles(c, in.Kernel, imagePath); err != nil {
+	files := kernelPaths{symvers: c.String("symvers"), btf: c.String("btf"), objtool: c.String("objtool"), config: c.String("config")}
+	if err := kernelFiles(c, in.Kernel, imagePath, files); err != nil {
 		return in, err
 	}
 	return in, o.neighbours(&in, targets)
@@ -136,18 +137,21 @@ func moduleTree(path string) string {
 	return ""
 }
 
+// kernelPaths are the files that describe a kernel; "" for those not given.
+type kernelPaths struct{ symvers, btf, objtool, config string }
+
 // kernelFiles reads the files that describe the kernel of an image.
-func kernelFiles(c *cli.Context, k *build.Kernel, path string) error {
+func kernelFiles(c *cli.Context, k *build.Kernel, path string, files kernelPaths) error {
 	if f := c.String("flavour"); f != "auto" && f != manifest.FlavourKLP {
 		return hinted(usageErrorf("--flavour %q is not known", f), "known: auto, %s", manifest.FlavourKLP)
 	}
-	if f := c.String("symvers"); f != "" {
+	if f := files.symvers; f != "" {
 		var err error
 		if k.Symvers, err = readSymvers(f); err != nil {
 			return err
 		}
 	}
-	if f := c.String("btf"); f != "" {
+	if f := files.btf; f != "" {
 		b, err := readFile(f)
 		if err != nil {
 			return err
@@ -163,7 +167,7 @@ func kernelFiles(c *cli.Context, k *build.Kernel, path string) error {
 		}
 		k.States = append(k.States, state)
 	}
-	config, err := kernelConfig(c.String("config"), path, k.Image.Release)
+	config, err := kernelConfig(files.config, path, k.Image.Release)
 	if err != nil {
 		return err
 	}
@@ -173,7 +177,7 @@ func kernelFiles(c *cli.Context, k *build.Kernel, path string) error {
 	if config.On("BASIC_MODVERSIONS") {
 		k.Versions |= kmod.BasicVersions
 	}
-	if err := useObjtool(k, c.String("objtool"), config); err != nil {
+	if err := useObjtool(k, files.objtool, config); err != nil {
 		return err
 	}
 	return useKey(k, c.String("module-key"), c.String("module-cert"), config["MODULE_SIG_HASH"])

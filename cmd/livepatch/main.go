@@ -12,6 +12,7 @@ import (
 	"io"
 	"os"
 	"os/signal"
+	"syscall"
 )
 
 func main() {
@@ -40,6 +41,8 @@ func run(args []string, stdout, stderr io.Writer) int {
 // The second one ends them.
 func interruptible(command string, stderr io.Writer) (context.Context, func()) {
 	switch command {
+	case "build":
+		return signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
 	case "apply", "revert", "demo":
 	default:
 		return context.Background(), func() {}

@@ -37,7 +37,10 @@ var imports = map[string][]string{
 	"test":              {},
 	"test/kernel":       {},
 
+	"internal/child":           {},
 	"internal/compile":         {},
+	"internal/distro":          {"internal/child"},
+	"internal/kbuild":          {"internal/child", "internal/header", "internal/refusal", "internal/srcpatch"},
 	"internal/header":          {},
 	"internal/testkit":         {"elfpatch"},
 	"internal/testkit/vm":      {"internal/testkit"},
@@ -48,14 +51,14 @@ var imports = map[string][]string{
 	"internal/demo":  {"elfpatch", "internal/build", "internal/pack", "internal/process"},
 	"internal/process": {"elfpatch", "internal/live", "internal/pack", "internal/refusal", "internal/resolve",
 		"manifest", "trampoline", "golang.org/x/sys/unix"},
-	"cmd/livepatch": {"docs", "elfpatch", "elfpatch/diff", "elfpatch/kernel", "fentry", "internal/build", "internal/check", "internal/compile", "internal/demo", "internal/header",
-		"internal/image", "internal/kimage", "internal/klp", "internal/kmod", "internal/kstate", "internal/live", "internal/modcheck", "internal/pack", "internal/process", "internal/refusal", "internal/report", "internal/sign", "internal/trust", "manifest",
+	"cmd/livepatch": {"docs", "elfpatch", "elfpatch/diff", "elfpatch/kernel", "fentry", "internal/build", "internal/check", "internal/compile", "internal/demo", "internal/distro", "internal/header",
+		"internal/image", "internal/kbuild", "internal/kimage", "internal/klp", "internal/kmod", "internal/kstate", "internal/live", "internal/modcheck", "internal/pack", "internal/process", "internal/refusal", "internal/report", "internal/sign", "internal/srcpatch", "internal/trust", "manifest",
 		"github.com/ianlancetaylor/demangle", "github.com/urfave/cli/v2", "golang.org/x/term"},
 }
 
 // machine lists the packages that may touch the machine. All others are pure
 // functions of their inputs, and build and give the same answer everywhere.
-var machine = []string{"cmd/livepatch", "internal/compile", "internal/demo", "internal/image", "internal/klp", "internal/process", "internal/testkit", "internal/trust",
+var machine = []string{"cmd/livepatch", "internal/child", "internal/compile", "internal/demo", "internal/distro", "internal/kbuild", "internal/image", "internal/klp", "internal/process", "internal/testkit", "internal/trust",
 	"internal/testkit/vm", "internal/testkit/vm/boot"}
 
 // impure lists packages of the standard library that only machine packages
