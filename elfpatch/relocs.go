@@ -69,7 +69,8 @@ func (f *File) Relocations(s *Section) ([]Rela, error) {
 			all = append(all, list...)
 		}
 	}
-	if f.Type == elf.ET_REL {
+	// Those of a compressed section count in what is packed, which is not looked at here.
+	if f.Type == elf.ET_REL && s.Flags&elf.SHF_COMPRESSED == 0 {
 		for i, r := range all {
 			if r.Offset > s.Size {
 				return nil, malformed("relocations of section "+s.Name, "entry %d: offset %#x exceeds %#x", i, r.Offset, s.Size)
