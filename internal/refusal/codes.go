@@ -1,5 +1,7 @@
 package refusal
 
+import "slices"
+
 // A Code is the stable name of a class of refusals.
 type Code string
 
@@ -50,6 +52,19 @@ const (
 	// The patch site.
 	NoRoom         Code = "no-room"
 	BranchIntoSite Code = "branch-into-site"
+
+	// What the change means for what runs.
+	LayoutChanged    Code = "layout-changed"
+	EnumChanged      Code = "enum-changed"
+	PrototypeChanged Code = "prototype-changed"
+	SleepInAtomic    Code = "sleep-in-atomic"
+	LockChanged      Code = "lock-changed"
+	NeverReturns     Code = "never-returns"
+	InlinedElsewhere Code = "inlined-elsewhere"
+	AddressTaken     Code = "address-taken"
+	ModuleDependency Code = "module-dependency"
+	DataAdded        Code = "data-added"
+	TypesNotCompared Code = "types-not-compared"
 
 	// The package.
 	PackageDamaged     Code = "package-damaged"
@@ -137,6 +152,17 @@ var Codes = []struct {
 	{AddressAmbiguous, "more than one place in the target fits a symbol"},
 	{NoRoom, "the function's entry has no room for a jump"},
 	{BranchIntoSite, "a branch of the function leads into its patch site"},
+	{LayoutChanged, "a type that changed code uses is laid out differently"},
+	{EnumChanged, "an enumerator has another value"},
+	{PrototypeChanged, "a function takes or returns something else"},
+	{SleepInAtomic, "a call that may sleep was added where a lock is held that forbids it"},
+	{LockChanged, "a function takes or gives back locks or references differently"},
+	{NeverReturns, "a changed function stays on the stack"},
+	{InlinedElsewhere, "a copy of a changed function is inlined where the patch does not reach"},
+	{AddressTaken, "a function of the patch is called through a pointer"},
+	{ModuleDependency, "the patch uses what another module exports"},
+	{DataAdded, "the patch brings new variables along"},
+	{TypesNotCompared, "types before and after could not be compared"},
 	{PackageDamaged, "the package is not byte for byte what was written"},
 	{SignatureInvalid, "a signature of the package is not one of its manifest"},
 	{SignatureMissing, "the package is not signed, and a signature is required"},
@@ -177,3 +203,11 @@ var Codes = []struct {
 	{ModulesDisabled, "the running kernel loads and unloads no modules any more"},
 	{FtraceDisabled, "ftrace is switched off in the running kernel"},
 }
+
+// allowable are the codes that somebody may decide to allow: what they say is seen
+// from the change, and may be harmless for reasons that are not. All others say
+// that the patch is not right, or not proven to be.
+var allowable = []Code{LayoutChanged, EnumChanged, PrototypeChanged, SleepInAtomic}
+
+// Allowable returns the codes that may be allowed.
+func Allowable() []Code { return slices.Clone(allowable) }
