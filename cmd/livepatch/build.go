@@ -11,7 +11,6 @@ import (
 	"livepatch/internal/build"
 	"livepatch/internal/image"
 	"livepatch/internal/pack"
-	"livepatch/internal/refusal"
 	"livepatch/internal/sign"
 	"livepatch/manifest"
 )
@@ -27,8 +26,7 @@ func buildCommand() *cli.Command {
 			&cli.StringFlag{Name: "patch-version", Usage: "`VERSION` of the patch, for the manifest"},
 			&cli.StringFlag{Name: "description", Usage: "one line of `TEXT` for the manifest"},
 			&cli.StringSliceFlag{Name: "cve", Usage: "`ID` of what the patch fixes, CVE-2024-1234; repeatable"},
-			&cli.StringSliceFlag{Name: "allow", Usage: "`CODE` of a finding to record instead of refusing; repeatable"},
-			signFlag(), reportFlag(), jsonFlag(),
+			allowFlag(), signFlag(), reportFlag(), jsonFlag(),
 		}, buildKernelFlags(), buildProgramFlags()),
 		Description: `
 Compiles what the patch touches, before and after, with the compiler and flags
@@ -125,15 +123,4 @@ func buildRecord(c *cli.Context) (*manifest.Build, error) {
 		}
 	}
 	return record, nil
-}
-
-// allowed checks the codes of --allow.
-func allowed(codes []string) (out []refusal.Code, err error) {
-	for _, code := range codes {
-		if !refusal.Known(refusal.Code(code)) {
-			return nil, usageErrorf("--allow %q is not a code", code)
-		}
-		out = append(out, refusal.Code(code))
-	}
-	return out, nil
 }

@@ -40,7 +40,7 @@ func TestComplete(t *testing.T) {
 		{"sites x --kind f", "fentry-call fentry-nop"},
 		{"completion ", "bash fish zsh"},
 		{"completion z", "zsh"},
-		{"explain data", "data-changed data-resized"},
+		{"explain data", "data-changed data-resized data-added"},
 		{"bogus --", ""},
 		{"bogus ", ""},
 	} {

@@ -27,7 +27,7 @@ func createCommand() *cli.Command {
 			&cli.GenericFlag{Name: "debug", Value: order.flag("debug"), Usage: "separate debug `FILE` of the --target before"},
 			&cli.StringFlag{Name: "name", Usage: "`NAME` of the patch (default: that of the package file)"},
 			&cli.StringFlag{Name: "dispatch", Value: build.Direct, Usage: "how calls are redirected: `direct`"},
-			signFlag(), reportFlag(), jsonFlag(),
+			allowFlag(), signFlag(), reportFlag(), jsonFlag(),
 		}, createKernelFlags()...),
 		Description: `
 Compares each pair of objects, proves that the first is the code of the target,
@@ -117,6 +117,10 @@ func create(c *cli.Context, order *inputOrder) error {
 	if d := c.String("dispatch"); d != build.Direct {
 		return hintHelp(usageErrorf("--dispatch %q is not known", d), c.Command)
 	}
+	allow, err := allowed(c.StringSlice("allow"))
+	if err != nil {
+		return hintHelp(err, c.Command)
+	}
 	key, err := signingKey(c)
 	if err != nil {
 		return err
@@ -131,6 +135,7 @@ func create(c *cli.Context, order *inputOrder) error {
 		return err
 	}
 	in.Name, in.Version, in.Dispatch = packageName(c), version, c.String("dispatch")
+	in.Allow = allow
 	if in.Record, err = opened.record(c, targets, in.Kernel); err != nil {
 		return err
 	}
@@ -209,8 +214,10 @@ func (o *images) pairs(t targetPaths) (out []build.Pair, err error) {
 	return out, nil
 }
 
-func printCreated(p *printer, output string, pkg *pack.Package, data []byte) error {
+func printCreated(p *printer, output string, result *build.Result, data []byte) error {
+	pkg := result.Package
 	if p.json {
+		printFindings(p, result.Findings)
 		return p.JSON(struct {
 			Package  string             `json:"package"`
 			Bytes    int                `json:"bytes"`
@@ -232,6 +239,7 @@ func printCreated(p *printer, output string, pkg *pack.Package, data []byte) err
 			p.Printf("  share    %-28s %s\n", v.Name, variableText(v))
 		}
 	}
+	printFindings(p, result.Findings)
 	p.Printf("wrote %s: %d bytes, digest %s\n", output, len(data), pack.Digest(data)[:16])
 	return nil
 }

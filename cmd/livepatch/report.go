@@ -56,7 +56,7 @@ func makePackage(c *cli.Context, p *printer, in build.Inputs, key sign.PrivateKe
 		}
 		return err
 	}
-	return printCreated(p, c.String("output"), result.Package, data)
+	return printCreated(p, c.String("output"), result, data)
 }
 
 // writeReport writes the page that --report asks for.

@@ -60,8 +60,9 @@ type Pair struct {
 
 // Result is a package with what led to it, for reports.
 type Result struct {
-	Package *pack.Package // nil when it was refused
-	Parts   []Part
+	Package  *pack.Package // nil when it was refused
+	Parts    []Part
+	Findings []Finding // about the change, by target
 }
 
 // Part is one pair of the patch: what differs, and where it is in the target.
@@ -108,8 +109,9 @@ func Run(in Inputs) (*Result, error) {
 		t := in.Targets[i]
 		member := fmt.Sprintf("payload/%d.o", len(p.Manifest.Targets))
 		s := &steps{target: t}
-		entry, payload, err := s.run(member)
+		entry, payload, err := s.run(member, in.Allow)
 		out.Parts = append(out.Parts, s.made()...)
+		out.Findings = append(out.Findings, s.findings...)
 		var list refusal.List
 		switch {
 		case errors.As(err, &list):
@@ -124,12 +126,12 @@ func Run(in Inputs) (*Result, error) {
 		p.Members[member] = payload
 	}
 	if err := refusals.Err(); err != nil {
-		return &Result{Parts: out.Parts}, err
+		return &Result{Parts: out.Parts, Findings: out.Findings}, err
 	}
 	if len(p.Manifest.Targets) == 0 {
 		return nil, ErrNothingToPatch
 	}
-	p.Manifest.Build = in.record(out.Parts)
+	p.Manifest.Build = in.record(out.Parts, out.Findings)
 	if err := p.Manifest.Validate(); err != nil {
 		return nil, fmt.Errorf("make the manifest: %w", err)
 	}
@@ -138,7 +140,7 @@ func Run(in Inputs) (*Result, error) {
 
 // run is the pipeline for one target. Refusals of a step are kept, and the next
 // steps go on with what is left, so that one run names every reason.
-func (s *steps) run(member string) (*manifest.Target, []byte, error) {
+func (s *steps) run(member string, allow []refusal.Code) (*manifest.Target, []byte, error) {
 	// Compare: from here on every function and variable of each pair is the
 	// same, changed, new or removed, and what cannot be patched at all is known.
 	if err := s.compare(); err != nil {
@@ -159,6 +161,10 @@ func (s *steps) run(member string) (*manifest.Target, []byte, error) {
 	if err := s.cut(); err != nil {
 		return nil, nil, err
 	}
+
+	// Judge: from here on what the change means for what runs is refused, allowed
+	// by who makes the package, or a finding for who reads it.
+	s.judge(allow)
 
 	// Find, Plan: from here on each changed function has a patch site, and the
 	// bytes that redirect it are known but for the addresses of the run.
@@ -195,6 +201,7 @@ type steps struct {
 	parts    []pobj.Part
 	plans    []planned
 	refusals refusal.List
+	findings []Finding
 }
 
 // pairSteps is what it knows about one pair.

@@ -72,7 +72,7 @@ func createKernel(in Inputs) (*Result, error) {
 		return nil, err
 	}
 	p, err := k.run()
-	return &Result{Package: p, Parts: k.made()}, err
+	return &Result{Package: p, Parts: k.made(), Findings: k.findings()}, err
 }
 
 // run is the pipeline for a kernel. Refusals of a step are kept, and the next
@@ -109,6 +109,16 @@ func (k *kernelSteps) run() (*pack.Package, error) {
 		return nil, ErrNothingToPatch
 	}
 
+	// Judge: from here on what the change means for what runs is refused, allowed
+	// by who makes the package, or a finding for who reads it.
+	if err := k.each(func(t *kernelTarget) error { t.judge(k.in.Allow); return nil }); err != nil {
+		return nil, err
+	}
+	k.judgeModules()
+	if err := k.refusals.Err(); err != nil {
+		return nil, err
+	}
+
 	// Merge: from here on the parts are one object, as the kernel's own build
 	// would have linked it, and objtool has seen it where the kernel wants that.
 	if err := k.merge(); err != nil {
@@ -119,7 +129,7 @@ func (k *kernelSteps) run() (*pack.Package, error) {
 	if err := k.emit(); err != nil {
 		return nil, err
 	}
-	if err := k.judge(); err != nil {
+	if err := k.check(); err != nil {
 		return nil, err
 	}
 

@@ -141,7 +141,7 @@ func benchKernelCreate(b *testing.B, k *kernelBench, pairs []Pair) {
 		lap("merge", err)
 		took["objtool"] = append(took["objtool"], float64(tool.Microseconds())/1000)
 		lap("emit", s.emit())
-		lap("check", s.judge())
+		lap("check", s.check())
 		_, err = s.describe()
 		lap("describe", err)
 		img.Close()

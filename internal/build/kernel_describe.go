@@ -64,7 +64,7 @@ func (k *kernelSteps) describe() (*pack.Package, error) {
 	out.Exports = exportsOf(k.spec.Bindings)
 	m := &manifest.Manifest{
 		Format: manifest.Format, Name: k.in.Name, Tool: manifest.Tool{Name: "livepatch", Version: k.in.Version}, Kernel: out,
-		Build: k.in.record(k.made()),
+		Build: k.in.record(k.made(), k.findings()),
 	}
 	if err := m.Validate(); err != nil {
 		return nil, fmt.Errorf("make the manifest: %w", err)

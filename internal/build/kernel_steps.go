@@ -344,9 +344,9 @@ func (k *kernelSteps) replacement(f *kernelFunc) string {
 	panic("BUG: a changed function without replacement: " + f.fn.Name)
 }
 
-// judge asks of the module what verify would ask. A refusal here is a mistake
+// check asks of the module what verify would ask. A refusal here is a mistake
 // of this program, but it is not the kernel that should find it.
-func (k *kernelSteps) judge() error {
+func (k *kernelSteps) check() error {
 	set := modcheck.Set{Kernel: k.kernel.Image, Exports: k.kernel.Symvers, Modules: k.kernel.Modules}
 	for _, t := range k.targets {
 		if t != k.image {

@@ -10,7 +10,7 @@ import (
 
 // record is what the manifest says of how the package was made: what the caller
 // knows, and a proof of each replaced function. Nil if nothing is wanted.
-func (in Inputs) record(parts []Part) *manifest.Build {
+func (in Inputs) record(parts []Part, findings []Finding) *manifest.Build {
 	if in.Record == nil {
 		return nil
 	}
@@ -23,6 +23,10 @@ func (in Inputs) record(parts []Part) *manifest.Build {
 		for _, f := range part.Proof.Funcs {
 			b.Proofs = append(b.Proofs, in.proof(part, f))
 		}
+	}
+	b.Findings = slices.Clone(b.Findings)
+	for _, f := range findings {
+		b.Findings = append(b.Findings, manifest.Finding{Code: string(f.Code), Where: f.Where, Text: f.Text, Allowed: f.Allowed})
 	}
 	return &b
 }

@@ -13,6 +13,7 @@ var imports = map[string][]string{
 	"elfpatch/diff":     {"disasm", "elfpatch", "elfpatch/kernel", "internal/refusal"},
 	"elfpatch/kernel":   {"elfpatch"},
 	"elfpatch/match":    {"disasm", "elfpatch", "elfpatch/kernel", "internal/refusal"},
+	"elfpatch/types":    {"elfpatch", "github.com/klauspost/compress/zstd"},
 	"fentry":            {"disasm", "elfpatch", "elfpatch/kernel", "trampoline"},
 	"trampoline":        {},
 	"manifest":          {},
@@ -24,7 +25,8 @@ var imports = map[string][]string{
 	"internal/modcheck": {"disasm", "elfpatch", "elfpatch/kernel", "internal/check", "internal/kimage", "internal/pack", "internal/refusal", "manifest"},
 	"internal/check":    {"disasm", "elfpatch", "internal/pack", "internal/refusal", "internal/sign", "manifest", "trampoline"},
 	"internal/build": {"elfpatch", "elfpatch/diff", "elfpatch/kernel", "elfpatch/match", "fentry", "internal/check", "internal/kimage", "internal/kmod",
-		"internal/modcheck", "internal/pack", "internal/pobj", "internal/refusal", "manifest", "trampoline"},
+		"internal/modcheck", "internal/pack", "internal/pobj", "internal/refusal", "internal/safety", "manifest", "trampoline"},
+	"internal/safety": {"disasm", "elfpatch", "elfpatch/diff", "elfpatch/kernel", "elfpatch/types", "internal/refusal"},
 	"internal/report": {"elfpatch", "elfpatch/diff", "internal/build", "internal/check", "internal/pack", "internal/refusal", "internal/srcpatch", "manifest",
 		"github.com/ianlancetaylor/demangle"},
 	"internal/resolve":  {"elfpatch"},
@@ -52,7 +54,7 @@ var imports = map[string][]string{
 	"internal/process": {"elfpatch", "internal/live", "internal/pack", "internal/refusal", "internal/resolve",
 		"manifest", "trampoline", "golang.org/x/sys/unix"},
 	"cmd/livepatch": {"docs", "elfpatch", "elfpatch/diff", "elfpatch/kernel", "fentry", "internal/build", "internal/check", "internal/compile", "internal/demo", "internal/distro", "internal/header",
-		"internal/image", "internal/kbuild", "internal/kimage", "internal/klp", "internal/kmod", "internal/kstate", "internal/live", "internal/modcheck", "internal/pack", "internal/process", "internal/refusal", "internal/report", "internal/sign", "internal/srcpatch", "internal/trust", "manifest",
+		"internal/image", "internal/kbuild", "internal/kimage", "internal/klp", "internal/kmod", "internal/kstate", "internal/live", "internal/modcheck", "internal/pack", "internal/process", "internal/refusal", "internal/report", "internal/safety", "internal/sign", "internal/srcpatch", "internal/trust", "manifest",
 		"github.com/ianlancetaylor/demangle", "github.com/urfave/cli/v2", "golang.org/x/term"},
 }
 
