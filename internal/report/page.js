@@ -25,7 +25,7 @@
 		if (!functions.length) { return; }
 		fn = Math.min(Math.max(fn + step, 0), functions.length - 1);
 		before(functions[fn]);
-		show(functions[fn], 'Function ' + (fn + 1) + ' of ' + functions.length);
+		show(functions[fn].querySelector('h3'), 'Function ' + (fn + 1) + ' of ' + functions.length);
 	}
 	// before makes the next difference the first one in an element.
 	function before(el) {

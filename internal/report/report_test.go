@@ -92,7 +92,7 @@ func html(t testing.TB, in Input) string {
 
 var (
 	styleOrScript = regexp.MustCompile(`(?s)<(style|script)>.*?</(style|script)>`)
-	digests       = regexp.MustCompile(`[0-9a-f]{40,64}|'sha256-[^']*'`)
+	digests       = regexp.MustCompile(`[0-9a-f]{40,64}|sha256-[^"]*`)
 	manifestText  = regexp.MustCompile(`(?s)(<pre class="manifest"[^>]*>).*?</pre>`)
 )
 
