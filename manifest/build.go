@@ -58,5 +58,8 @@ type Finding struct {
 
 // InputRoles are the roles of inputs, in the order in which they are listed.
 func InputRoles() []string {
-	return []string{"patch", "before", "after", "plain", "target", "debug", "config", "symvers", "btf", "objtool"}
+	return []string{"patch", "before", "after", "plain", "target", "debug", "config", "symvers", "btf", "objtool", RolePackage}
 }
+
+// RolePackage is the role of a package that was merged into another one.
+const RolePackage = "package"

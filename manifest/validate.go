@@ -106,12 +106,8 @@ func (m *Manifest) Validate() error {
 	for i := range m.Targets {
 		at := fmt.Sprintf("targets[%d]", i)
 		c.target(at, &m.Targets[i], fmt.Sprintf("payload/%d.o", i))
-		for j := range i {
-			if sameFile(&m.Targets[i], &m.Targets[j]) {
-				c.add(at, "is the same file as targets[%d]", j)
-			}
-		}
 	}
+	c.sameFiles(m.Targets)
 	if m.Build != nil {
 		c.build("build", m.Build)
 	}
@@ -119,10 +115,6 @@ func (m *Manifest) Validate() error {
 		return nil
 	}
 	return &InvalidError{c.problems}
-}
-
-func sameFile(a, b *Target) bool {
-	return slices.Equal(a.BuildID, b.BuildID) && slices.Equal(a.SHA256, b.SHA256)
 }
 
 type checker struct{ problems []Problem }

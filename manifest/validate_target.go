@@ -256,6 +256,56 @@ func empty(b []byte, mask byte) bool {
 	return true
 }
 
+func sameFile(a, b *Target) bool {
+	return slices.Equal(a.BuildID, b.BuildID) && slices.Equal(a.SHA256, b.SHA256)
+}
+
+// sameFiles checks the targets that are one file, as they are in a merged
+// package: each has to leave to the others what is theirs.
+func (c *checker) sameFiles(targets []Target) {
+	done := make([]bool, len(targets))
+	for i := range targets {
+		var functions, writes []place
+		for j := i; j < len(targets); j++ {
+			t, at := &targets[j], fmt.Sprintf("targets[%d]", j)
+			if done[j] || !sameFile(&targets[i], t) {
+				continue
+			}
+			done[j] = true
+			if t.Kind != targets[i].Kind || t.Machine != targets[i].Machine {
+				c.add(at, "is the same file as targets[%d], and of another kind or machine", i)
+			}
+			for k := range t.Functions {
+				functions = append(functions, place{t.Functions[k].Address, t.Functions[k].Size, j, fmt.Sprintf("%s.functions[%d]", at, k)})
+			}
+			for k := range t.Writes {
+				writes = append(writes, place{t.Writes[k].Address, uint64(max(t.Writes[k].Length, 0)), j, fmt.Sprintf("%s.writes[%d]", at, k)})
+			}
+		}
+		c.apart(functions)
+		c.apart(writes)
+	}
+}
+
+// A place is an extent of the text of a file, and where the manifest has it.
+type place struct {
+	addr, size uint64
+	target     int
+	at         string
+}
+
+// apart checks that no extents of different targets share a byte; those of one
+// target are compared elsewhere.
+func (c *checker) apart(list []place) {
+	slices.SortStableFunc(list, func(a, b place) int { return cmp.Compare(a.addr, b.addr) })
+	for k := 1; k < len(list); k++ {
+		a, b := &list[k-1], &list[k]
+		if a.target != b.target && b.addr-a.addr < a.size {
+			c.add(b.at, "overlaps %s, which is of the same file", a.at)
+		}
+	}
+}
+
 // disjoint checks that no two of n extents share a byte.
 func (c *checker) disjoint(list, what string, n int, extent func(int) (uint64, uint64)) {
 	order := make([]int, n)

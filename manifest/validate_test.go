@@ -31,7 +31,12 @@ func TestValidateRefuses(t *testing.T) {
 		{"tool.version: is empty", func(m *Manifest, _ *Target) { m.Tool.Version = "" }},
 		{"targets: has 0 entries", func(m *Manifest, _ *Target) { m.Targets = nil }},
 		{"targets: has 65 entries", func(m *Manifest, _ *Target) { m.Targets = make([]Target, 65) }},
-		{"targets[1]: is the same file as targets[0]", func(m *Manifest, x *Target) { m.Targets = append(m.Targets, *x) }},
+		{"targets[1].functions[0]: overlaps targets[0].functions[0], which is of the same file", func(m *Manifest, x *Target) { m.Targets = append(m.Targets, *x) }},
+		{"targets[1].writes[0]: overlaps targets[0].writes[0], which is of the same file", func(m *Manifest, x *Target) { m.Targets = append(m.Targets, *x) }},
+		{"targets[1]: is the same file as targets[0], and of another kind or machine", func(m *Manifest, x *Target) {
+			m.Targets = append(m.Targets, *x)
+			m.Targets[1].Kind = KindLibrary
+		}},
 
 		{`kind: "" is none of executable, pie, library`, func(_ *Manifest, x *Target) { x.Kind = "" }},
 		{`machine: "riscv" is none of x86-64, arm64`, func(_ *Manifest, x *Target) { x.Machine = "riscv" }},

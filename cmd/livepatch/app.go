@@ -55,6 +55,7 @@ func commands() []*cli.Command {
 		createCommand(),
 		buildCommand(),
 		ccCommand(),
+		mergeCommand(),
 		keygenCommand(),
 		signCommand(),
 		applyCommand(),

@@ -285,6 +285,8 @@ func (p *printer) headline(n int) string {
 	switch p.command {
 	case "create", "diff", "demo":
 		return plural(n, "change cannot be patched", "changes cannot be patched")
+	case "merge":
+		return plural(n, "reason not to merge the packages", "reasons not to merge the packages")
 	case "apply":
 		return plural(n, "reason not to apply the patch", "reasons not to apply the patch")
 	case "revert":

@@ -19,6 +19,7 @@ type linker struct {
 	syms     []symbol // of the payload; the first is the null symbol
 	taken    map[string]bool
 	places   []map[int]spot // per part: where each of its sections went
+	units    []map[int]int  // per part: payload symbols that stand for sections of constants
 	symOf    []map[int]int  // per part: payload symbols of its own defined symbols
 	names    []map[int]string
 	imports  []manifest.Import
@@ -73,7 +74,7 @@ type stubKey struct {
 func newLinker(m elf.Machine, parts int) *linker {
 	l := &linker{
 		m: m, taken: map[string]bool{}, syms: make([]symbol, 1),
-		places: make([]map[int]spot, parts), symOf: make([]map[int]int, parts), names: make([]map[int]string, parts),
+		places: make([]map[int]spot, parts), units: make([]map[int]int, parts), symOf: make([]map[int]int, parts), names: make([]map[int]string, parts),
 		imported: map[manifest.Import]int{}, slots: map[slotKey]uint64{}, stubs: map[stubKey]int{}, seen: map[Shared]bool{},
 	}
 	l.syms[0].area = dropped
@@ -132,7 +133,7 @@ func areaOf(s *elfpatch.Section) (area, string) {
 
 // place lays out the sections and common symbols of a part.
 func (l *linker) place(part int, p *Part) {
-	l.places[part], l.symOf[part], l.names[part] = map[int]spot{}, map[int]int{}, map[int]string{}
+	l.places[part], l.units[part], l.symOf[part], l.names[part] = map[int]spot{}, map[int]int{}, map[int]int{}, map[int]string{}
 	for _, s := range p.Object.Sections {
 		where := p.Name + ": " + s.Name
 		a, why := areaOf(s)
@@ -154,6 +155,11 @@ func (l *linker) place(part int, p *Part) {
 			align = max(align, textAlign)
 		}
 		l.places[part][s.Index] = spot{a, l.mem[a].grow(s.Size, align, s.Data, l.filler(a))}
+		if a == rodata && !named(p.Object, s) {
+			l.units[part][s.Index] = l.addSymbol(symbol{elfpatch.Symbol{
+				Name: l.unique(s.Name), Type: elf.STT_OBJECT, Bind: elf.STB_LOCAL, Value: l.places[part][s.Index].off, Size: s.Size,
+			}, a})
+		}
 	}
 	for i, s := range p.Object.Symbols {
 		if s.Section != elfpatch.Common {
@@ -164,6 +170,24 @@ func (l *linker) place(part int, p *Part) {
 			Name: l.unique(s.Name), Type: elf.STT_OBJECT, Bind: elf.STB_LOCAL, Value: off, Size: s.Size,
 		}, bss})
 	}
+}
+
+// named reports whether a symbol of its own says where a section of constants
+// begins and ends. Any other gets one in the payload, so that what a function
+// refers to can be told from what lies behind it: two payloads are compared by
+// that.
+func named(f *elfpatch.File, sec *elfpatch.Section) bool {
+	found := 0
+	for _, s := range f.Symbols {
+		switch {
+		case s.Section != sec.Index || s.Type == elf.STT_SECTION:
+		case s.Value != 0 || s.Size != sec.Size || strings.HasPrefix(s.Name, ".L"):
+			return false
+		default:
+			found++
+		}
+	}
+	return found == 1
 }
 
 // textAlign is the alignment of every function section, as compilers choose it.
@@ -216,6 +240,9 @@ func (l *linker) own(part int, p *Part, i int) (sym int, delta uint64, ok bool) 
 		return 0, 0, false
 	}
 	if s.Name == "" || s.Type == elf.STT_SECTION || strings.HasPrefix(s.Name, ".L") {
+		if unit, ok := l.units[part][s.Section]; ok {
+			return unit, s.Value, true
+		}
 		return l.areaSym[at.area], at.off + s.Value, true
 	}
 	s.Name = l.unique(s.Name)

@@ -232,7 +232,7 @@ func TestParts(t *testing.T) {
 	l := link()
 	want := ".text 8b0500000000c3" + strings.Repeat("cc", 9) + "8b0500000000c3\n  0x2 PC32 counter-4\n  0x12 PC32 counter#2-4\n" +
 		".rodata 686900686900\n" +
-		".data " + strings.Repeat("00", 32) + "\n  0x0 64 .rodata+1\n  0x8 64 shared+4\n  0x10 64 .rodata+4\n  0x18 64 shared#2+4\n" +
+		".data " + strings.Repeat("00", 32) + "\n  0x0 64 .rodata.str1.1+1\n  0x8 64 shared+4\n  0x10 64 .rodata.str1.1#2+1\n  0x18 64 shared#2+4\n" +
 		".bss \nimport counter target 0x4000\nimport counter#2 target 0x5000\n"
 	if got := dump(t, l); got != want {
 		t.Errorf("got\n%swant\n%s", got, want)

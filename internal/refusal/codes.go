@@ -72,6 +72,8 @@ const (
 	SignatureMissing   Code = "signature-missing"
 	SignatureUntrusted Code = "signature-untrusted"
 	KeyUnsafe          Code = "key-unsafe"
+	MergeConflict      Code = "merge-conflict"
+	MergeKernel        Code = "merge-kernel"
 
 	// A livepatch module.
 	NotALivepatch     Code = "not-a-livepatch"
@@ -168,6 +170,8 @@ var Codes = []struct {
 	{SignatureMissing, "the package is not signed, and a signature is required"},
 	{SignatureUntrusted, "the package is signed, but not with a key that is required or trusted"},
 	{KeyUnsafe, "somebody else can change or read a key file"},
+	{MergeConflict, "two packages to be merged disagree"},
+	{MergeKernel, "a package to be merged patches a kernel"},
 	{NotALivepatch, "the file is no livepatch module"},
 	{ModuleFormat, "the file is not laid out as the kernel loads modules"},
 	{KLPFormat, "a livepatch relocation or symbol breaks the format of livepatch modules"},
