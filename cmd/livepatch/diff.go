@@ -15,7 +15,7 @@ import (
 
 func diffCommand() *cli.Command {
 	return &cli.Command{
-		Name: "diff", Usage: "say what changed between two object files, and why", ArgsUsage: "ORIG.o PATCHED.o", Category: groupLook,
+		Name: "diff", Usage: "say what changed between two objects or packages", ArgsUsage: "ORIG PATCHED", Category: groupLook,
 		Flags: []cli.Flag{
 			jsonFlag(),
 			&cli.BoolFlag{Name: "demangle", Aliases: []string{"C"}, Usage: "show C++ and Rust names as in the source", DisableDefaultText: true},
@@ -31,7 +31,12 @@ Kernel objects are known by what their build leaves in them, and compared by
 rules of their own: tables about code belong to the function, line numbers that
 only moved with the source are no change.
 
+Of two packages it says what they replace, share, import and were made from that
+the other does not, or differently: a function by the digests of its old code
+and of the replacement with all that it leads to. The exit code is 0 then.
+
 Examples:
+  livepatch diff old.lpatch new.lpatch
   livepatch diff server.before.o server.after.o
   livepatch diff --json a.o b.o | jq '.functions[].name'`,
 		Action: diffAction,
@@ -51,6 +56,11 @@ func diffAction(c *cli.Context) error {
 		return err
 	}
 	p := newPrinter(c)
+	if packages, err := arePackages(c, args); err != nil {
+		return err
+	} else if packages {
+		return diffPackages(c, p, args)
+	}
 	delta, done, err := compareFiles(args[0], args[1])
 	if err != nil {
 		return err

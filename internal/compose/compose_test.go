@@ -197,3 +197,32 @@ func TestMergeRecord(t *testing.T) {
 		t.Errorf("%+v", r)
 	}
 }
+
+// A package differs from itself in nothing, and two packages in what was
+// changed, whichever comes first.
+func TestDiff(t *testing.T) {
+	a := made(t, "aarch64-gcc", "prog", nil, "counter.O2").Package
+	b := made(t, "aarch64-gcc", "prog", replaceIn(0, "hectic", "hectiC"), "counter.O2").Package
+	if list, err := Diff(a, a); err != nil || len(list) != 0 {
+		t.Errorf("%v, error %v", list, err)
+	}
+	for _, pair := range [][2]*pack.Package{{a, b}, {b, a}} {
+		list, err := Diff(pair[0], pair[1])
+		if err != nil || len(list) != 1 || list[0].Change != "changed" || list[0].What != "function" || list[0].Where != "counter_mood" {
+			t.Errorf("%+v, error %v", list, err)
+		}
+	}
+	merged, err := Merge("fix", "test", []Part{part(t, "a", a), part(t, "c", made(t, "aarch64-gcc", "prog", nil, "switch.O2").Package)})
+	if err != nil {
+		t.Fatal(err)
+	}
+	list, err := Diff(a, merged)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, ch := range list {
+		if ch.Change != "added" {
+			t.Errorf("%+v: the merged package only has more", ch)
+		}
+	}
+}
