@@ -4,6 +4,7 @@ import (
 	"debug/elf"
 	"fmt"
 
+	"livepatch/disasm"
 	"livepatch/elfpatch"
 )
 
@@ -18,6 +19,7 @@ type ref struct {
 	// names an address in two halves.
 	value, mask uint64
 	fromEnd     bool // PC-relative to the end of an instruction, which addend makes up for
+	tail        int  // the bytes from the field to that end, where they matter
 }
 
 const (
@@ -66,6 +68,7 @@ type fit struct {
 	size   uint64 // there
 	refs   []ref
 	masked Masked
+	at     []int // of elastic comparisons: by offset in the object, that of the same instruction here; -1 in between
 }
 
 // window is a function of the object laid over a stretch of the target.
@@ -273,12 +276,26 @@ func (w *window) join(refs []ref) ([]ref, *miss) {
 	return out, nil
 }
 
+// tail is the number of bytes from a field to the end of its instruction.
+func (w *window) tail(off int) int {
+	end := off
+	_ = disasm.Walk(w.m, w.old, func(at int, in disasm.Inst) bool {
+		end = at + in.Len
+		return end <= off
+	})
+	return max(end-off, 0)
+}
+
 // agreeAlone checks what can be checked without knowing any other function:
 // names of dynamic symbols behind PLT and GOT, contents of merged strings.
 func (w *window) agreeAlone(refs []ref) *miss {
-	for _, r := range refs {
+	for i, r := range refs {
 		if r.mask != whole {
 			continue
+		}
+		if sec := w.obj.defined(r.sym); r.fromEnd && sec != nil && pieces(sec) && w.obj.f.Symbols[r.sym].Type == elf.STT_SECTION {
+			r.tail = w.tail(r.off)
+			refs[i].tail = r.tail
 		}
 		if text := w.obj.contradicts(r, w.img); text != "" {
 			return w.missAt(r.off, text)

@@ -46,9 +46,8 @@ func (f *function) stretches(o *object) bool {
 	return true
 }
 
-// elastic compares the window; new may be longer or shorter than old. It returns
-// how many bytes of new the function has.
-func (w *window) elastic() (refs []ref, size int, m *miss) {
+// elastic compares the window; new may be longer or shorter than old.
+func (w *window) elastic() (*fit, *miss) {
 	e := &elastic{w: w, at: make([]int, len(w.old)+1)}
 	for i := range e.at {
 		e.at[i] = -1
@@ -59,27 +58,28 @@ func (w *window) elastic() (refs []ref, size int, m *miss) {
 		a, ok := decodeX86(w.old[i:])
 		b, ok2 := decodeX86(w.new[j:])
 		if !ok || !ok2 {
-			return nil, 0, w.missAt(i, "")
+			return nil, w.missAt(i, "")
 		}
 		n := w.relsIn(rel, i, i+a.Len)
 		if !e.step(pair{i, j, a, b, rel, n}) {
-			return nil, 0, w.missAt(i, "")
+			return nil, w.missAt(i, "")
 		}
 		i, j, rel = i+a.Len, j+b.Len, rel+n
 	}
 	if i != len(w.old) || rel != len(w.rels) {
-		return nil, 0, w.missAt(min(i, len(w.old)), "")
+		return nil, w.missAt(min(i, len(w.old)), "")
 	}
 	e.at[i] = j
 	for _, l := range e.leads {
 		if l.to < 0 || l.to > len(w.old) || e.at[l.to] < 0 || w.addr+uint64(e.at[l.to]) != l.addr {
-			return nil, 0, w.missAt(l.from, "")
+			return nil, w.missAt(l.from, "")
 		}
 	}
-	if refs, m = w.join(e.refs); m != nil {
-		return nil, 0, m
+	refs, m := w.join(e.refs)
+	if m == nil {
+		m = w.agreeAlone(refs)
 	}
-	return refs, j, w.agreeAlone(refs)
+	return &fit{addr: w.addr, size: uint64(j), refs: refs, masked: w.masked, at: e.at}, m
 }
 
 // A pair is an instruction of the object and the one of the image beside it.

@@ -1,7 +1,6 @@
 package match
 
 import (
-	"bytes"
 	"debug/elf"
 	"fmt"
 	"strings"
@@ -131,7 +130,7 @@ func (o *object) misplaced(r ref, img *image) string {
 	sym := o.f.Symbols[r.sym]
 	sec := o.defined(r.sym)
 	if sec != nil && pieces(sec) {
-		return o.differentPiece(r, sec, img)
+		return o.pieceOf(r).differs(img)
 	}
 	if sec != nil && sec.Flags&elf.SHF_ALLOC != 0 && sec.Flags&elf.SHF_TLS == 0 && !o.replaceable(r.sym) {
 		if !img.holds(s-sym.Value, sec.Size, sec.Flags&elf.SHF_EXECINSTR != 0) {
@@ -203,41 +202,4 @@ func (o *object) misnamed(i int, s uint64, img *image) string {
 		return fmt.Sprintf("%s is at %#x by the code, at %#x by the symbol table (%s)", name, s, other.addr, other.found)
 	}
 	return ""
-}
-
-// differentPiece compares a string or constant that the linker merged: what
-// stands at the address must read the same.
-func (o *object) differentPiece(r ref, sec *elfpatch.Section, img *image) string {
-	sym := o.f.Symbols[r.sym]
-	off, at := sym.Value, r.symbolValue()
-	if sym.Type == elf.STT_SECTION {
-		// The addend selects the piece. In a PC-relative field of x86-64 it also
-		// counts the bytes to the end of the instruction, of which there may be
-		// more than those of the field.
-		if r.fromEnd {
-			return ""
-		}
-		off, at = uint64(r.addend), r.value
-	}
-	if off >= uint64(len(sec.Data)) {
-		return ""
-	}
-	want := sec.Data[off:]
-	if sec.Flags&elf.SHF_STRINGS != 0 && sec.EntSize <= 1 {
-		if n := bytes.IndexByte(want, 0); n >= 0 {
-			want = want[:n+1]
-		}
-	} else if sec.EntSize > 0 && sec.EntSize <= uint64(len(want)) && sec.Flags&elf.SHF_STRINGS == 0 {
-		want = want[:sec.EntSize]
-	} else {
-		return ""
-	}
-	if got, ok := img.f.ReadAddr(at, len(want)); ok && bytes.Equal(got, want) {
-		return ""
-	}
-	const shown = 40
-	if sec.Flags&elf.SHF_STRINGS != 0 {
-		return fmt.Sprintf("the string %q is not what the target uses here", want[:min(len(want)-1, shown)])
-	}
-	return fmt.Sprintf("the constant %x is not what the target uses here", want[:min(len(want), shown)])
 }

@@ -52,7 +52,7 @@ func (p *prover) refuseFolded() {
 	}
 	for _, f := range p.order {
 		if name, ok := folded[f]; ok {
-			p.refuse(refusal.AddressAmbiguous, f.name, "is folded with %s at %#x of %s: one entry serves both", name, f.addr, p.opt.Target)
+			p.refuse(refusal.AddressAmbiguous, f.sym, f.name, "is folded with %s at %#x of %s: one entry serves both", name, f.addr, p.opt.Target)
 		}
 	}
 }

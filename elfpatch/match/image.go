@@ -57,12 +57,12 @@ type slot struct {
 	addend int64
 }
 
-func newImage(f, debug *elfpatch.File, obj *object) (*image, error) {
+// newImage reads a target. Only wanted names are kept; nil wants all.
+func newImage(f, debug *elfpatch.File, wanted map[string]bool) (*image, error) {
 	img := &image{f: f, named: map[string][]named{}, kernel: isKernel(f), checked: map[int]map[uint64]string{}}
 	if err := img.findAreas(); err != nil {
 		return nil, err
 	}
-	wanted := obj.names()
 	img.addSymbols(f.Symbols, wanted, BySymbol)
 	if debug != nil {
 		img.addSymbols(debug.Symbols, wanted, ByDebug)
@@ -139,7 +139,7 @@ func (img *image) addSymbols(syms []elfpatch.Symbol, wanted map[string]bool, fou
 			file = s.Name
 			continue
 		}
-		if s.Section == elfpatch.Undefined || !wanted[s.Name] || s.Type == elf.STT_SECTION {
+		if s.Section == elfpatch.Undefined || wanted != nil && !wanted[s.Name] || s.Name == "" || s.Type == elf.STT_SECTION {
 			continue
 		}
 		n := named{addr: s.Value, size: s.Size, typ: s.Type, local: s.Bind == elf.STB_LOCAL, found: found}
@@ -167,7 +167,7 @@ func (img *image) addDynamic(wanted map[string]bool) error {
 		return err
 	}
 	for _, s := range syms {
-		if s.Section != elfpatch.Undefined && wanted[s.Name] {
+		if s.Section != elfpatch.Undefined && (wanted == nil || wanted[s.Name]) {
 			img.add(s.Name, named{addr: s.Value, size: s.Size, typ: s.Type, found: ByDynSymbol, exported: true})
 		}
 	}

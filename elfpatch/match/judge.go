@@ -1,6 +1,7 @@
 package match
 
 import (
+	"cmp"
 	"fmt"
 	"strings"
 
@@ -16,18 +17,21 @@ func (p *prover) judge() {
 			continue
 		}
 		switch {
+		case f.state == proven && f.wrong != "":
+			p.refuse(cmp.Or(f.wrongCode, refusal.NotTheRunningCode), f.sym, f.name, "%s", f.wrong)
 		case f.state == proven && at[f.addr] != nil && !samePlace(f, at[f.addr]):
-			p.refuse(refusal.AddressAmbiguous, f.name, "is folded with %s at %#x of %s: one entry serves both",
+			p.refuse(refusal.AddressAmbiguous, f.sym, f.name, "is folded with %s at %#x of %s: one entry serves both",
 				at[f.addr].name, f.addr, p.opt.Target)
 		case f.state == proven:
 			at[f.addr] = f
 		case f.state == open:
-			p.refuse(refusal.AddressAmbiguous, f.name, "%s", p.several(f))
+			p.refuse(refusal.AddressAmbiguous, f.sym, f.name, "%s", p.several(f))
 		case len(f.fits) > 0:
-			p.refuse(refusal.AddressAmbiguous, f.name, "%s", p.conflict(f, &f.fits[0]))
+			p.refuse(refusal.AddressAmbiguous, f.sym, f.name, "%s", p.conflict(f, &f.fits[0]))
 		default:
 			where, text := p.differs(f)
-			p.refuse(refusal.NotTheRunningCode, where, "%s", text)
+			p.refuse(refusal.NotTheRunningCode, f.sym, where, "%s", text)
+			p.missed[len(p.missed)-1].Difference = p.difference(f)
 		}
 	}
 }

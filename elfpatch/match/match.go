@@ -92,31 +92,106 @@ type Proof struct {
 	p     *prover
 }
 
+// Target is a linked file made ready for the proofs of many objects.
+type Target struct {
+	img   *image
+	debug *elfpatch.File
+}
+
+// NewTarget reads the names and relocations of a linked file and its separate
+// debug file, which may be nil.
+func NewTarget(target, debug *elfpatch.File) (*Target, error) {
+	if err := checkTarget(target, debug); err != nil {
+		return nil, err
+	}
+	img, err := newImage(target, debug, nil)
+	if err != nil {
+		return nil, err
+	}
+	return &Target{img, debug}, nil
+}
+
+// Survey is what is known of each function that was asked for.
+type Survey struct {
+	Proof  *Proof // of those that are proven
+	Missed []Missed
+}
+
+// Missed is a function that is not proven, and why.
+type Missed struct {
+	Symbol     int
+	Name       string
+	Refusal    refusal.Refusal
+	Difference *Difference // nil if no place resembles it, or if its bytes are not what is wrong
+}
+
+// Survey looks for each of the functions, given as symbol indices of orig, in
+// the target. Its errors are those of Prove but for refusals.
+func (t *Target) Survey(orig *elfpatch.File, funcs []int, opt Options) (*Survey, error) {
+	p, err := newProver(orig, t.img.f, t.debug, t.img, opt)
+	if err != nil {
+		return nil, err
+	}
+	return p.survey(funcs)
+}
+
+// Prove is the function of that name for this target.
+func (t *Target) Prove(orig *elfpatch.File, funcs []int, opt Options) (*Proof, error) {
+	s, err := t.Survey(orig, funcs, opt)
+	if err != nil {
+		return nil, err
+	}
+	return s.whole()
+}
+
 // Prove shows for each of the functions, given as symbol indices of orig, that
 // the target holds its code, and where. target and debug (which may be nil)
 // are one linked file and its separate debug file. The error is a refusal.List
 // with every function that could not be proven, a *elfpatch.FormatError, or
 // says that the files cannot be compared at all.
 func Prove(orig *elfpatch.File, funcs []int, target, debug *elfpatch.File, opt Options) (*Proof, error) {
-	p, err := newProver(orig, target, debug, opt)
+	if err := checkTarget(target, debug); err != nil {
+		return nil, err
+	}
+	p, err := newProver(orig, target, debug, nil, opt)
 	if err != nil {
 		return nil, err
 	}
+	s, err := p.survey(funcs)
+	if err != nil {
+		return nil, err
+	}
+	return s.whole()
+}
+
+// whole is the proof of all functions, or why some are not proven.
+func (s *Survey) whole() (*Proof, error) {
+	var list refusal.List
+	for _, m := range s.Missed {
+		list = append(list, m.Refusal)
+	}
+	if err := list.Err(); err != nil {
+		return nil, err
+	}
+	return s.Proof, nil
+}
+
+// survey is the proof, step by step.
+func (p *prover) survey(funcs []int) (*Survey, error) {
 	for _, sym := range funcs {
 		f, err := p.obj.function(sym)
 		if err != nil {
 			return nil, err
 		}
 		if f == nil {
-			name := fmt.Sprintf("symbol %d", sym)
-			if sym > 0 && sym < len(orig.Symbols) {
-				name = orig.Symbols[sym].Name
-			}
-			p.refuse(refusal.Unsupported, name, "is not a function that the object defines")
+			p.refuse(refusal.Unsupported, sym, p.obj.symbolName(sym), "is not a function that the object defines")
 			continue
 		}
 		p.want(f, true)
 	}
+
+	// Place: from here on each function that can be placed has one address, and its
+	// fields agree with those of all others.
 	p.settle()
 	// When several places fit, other functions of the object may decide.
 	if p.undecided() {
@@ -130,34 +205,49 @@ func Prove(orig *elfpatch.File, funcs []int, target, debug *elfpatch.File, opt O
 		p.settle()
 	}
 	p.refuseFolded()
-	p.judge()
-	if err := p.refusals.Err(); err != nil {
+	p.crossExamine()
+
+	// Compare data: from here on what the functions refer to reads the same in the
+	// target as in the object.
+	if err := p.compareData(); err != nil {
 		return nil, err
 	}
-	// From here on each function has one address, and its fields agree with
-	// those of all others.
-	proof := &Proof{p: p}
-	for _, sym := range funcs {
-		proof.Funcs = append(proof.Funcs, p.report(p.funcs[sym]))
+	p.judge()
+	s := &Survey{Proof: &Proof{p: p}, Missed: p.missed}
+	missed := map[int]bool{}
+	for _, m := range p.missed {
+		missed[m.Symbol] = true
 	}
-	return proof, nil
+	for _, sym := range funcs {
+		if !missed[sym] {
+			s.Proof.Funcs = append(s.Proof.Funcs, p.report(p.funcs[sym]))
+		}
+	}
+	return s, nil
 }
 
-// checkKinds refuses files that cannot be an object and an image of it.
-func checkKinds(orig, target, debug *elfpatch.File) error {
+// checkTarget refuses files that cannot be an image and its debug file.
+func checkTarget(target, debug *elfpatch.File) error {
 	switch {
-	case orig.Type != elf.ET_REL:
-		return fmt.Errorf("match: the before object is not relocatable (%v)", orig.Type)
 	case target.Type != elf.ET_EXEC && target.Type != elf.ET_DYN:
 		return fmt.Errorf("match: the target is neither executable nor shared library (%v)", target.Type)
-	case orig.Machine != target.Machine:
-		return fmt.Errorf("match: object and target are for different machines (%v, %v)", orig.Machine, target.Machine)
-	case orig.Machine != elf.EM_X86_64 && orig.Machine != elf.EM_AARCH64:
-		return fmt.Errorf("match: machine %v is not supported", orig.Machine)
 	case debug != nil && debug.Machine != target.Machine:
 		return fmt.Errorf("match: debug file and target are for different machines (%v, %v)", debug.Machine, target.Machine)
 	case debug != nil:
 		return sameBuild(target, debug)
+	}
+	return nil
+}
+
+// checkObject refuses files that cannot be an object of a target.
+func checkObject(orig, target *elfpatch.File) error {
+	switch {
+	case orig.Type != elf.ET_REL:
+		return fmt.Errorf("match: the before object is not relocatable (%v)", orig.Type)
+	case orig.Machine != target.Machine:
+		return fmt.Errorf("match: object and target are for different machines (%v, %v)", orig.Machine, target.Machine)
+	case orig.Machine != elf.EM_X86_64 && orig.Machine != elf.EM_AARCH64:
+		return fmt.Errorf("match: machine %v is not supported", orig.Machine)
 	}
 	return nil
 }

@@ -8,6 +8,7 @@ import (
 	"strings"
 
 	"livepatch/elfpatch"
+	"livepatch/internal/refusal"
 )
 
 // object is the before object with what compare needs of it at hand.
@@ -36,16 +37,21 @@ type function struct {
 	local  bool            // not visible outside the linked file
 	wanted bool            // a changed function, not just a witness
 
-	state   state
-	addr    uint64
-	extent  uint64 // size at addr
-	masked  Masked
-	found   Found
-	fits    []fit // places whose bytes are equal
-	nearest *miss // the best place that is not
-	asked   bool  // places were looked for
-	many    bool  // more fit than were kept, or too little evidence
-	shared  bool  // the target has several functions of this name
+	state     state
+	addr      uint64
+	extent    uint64 // size at addr
+	masked    Masked
+	refs      []ref // what its fields say
+	at        []int // as of its fit
+	found     Found
+	fits      []fit        // places whose bytes are equal
+	data      []*datum     // what its fields lead to
+	wrong     string       // what else contradicts the proof
+	wrongCode refusal.Code // of it; empty: not-the-running-code
+	nearest   *miss        // the best place that is not
+	asked     bool         // places were looked for
+	many      bool         // more fit than were kept, or too little evidence
+	shared    bool         // the target has several functions of this name
 }
 
 type state uint8

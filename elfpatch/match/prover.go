@@ -19,13 +19,17 @@ type prover struct {
 	funcs    map[int]*function
 	order    []*function
 	facts    map[key]*fact
-	refusals refusal.List
+	compared map[datumKey]*datum   // data that was compared, by place
+	leads    map[*datum][]datumKey // of data whose next are not filled in yet
+	missed   []Missed
 	helped   map[int]bool // symbols for which witnesses were called
 	debug    *elfpatch.File
 }
 
-func newProver(orig, target, debug *elfpatch.File, opt Options) (*prover, error) {
-	if err := checkKinds(orig, target, debug); err != nil {
+// newProver begins the proof of an object. all is the target with the names that
+// it has; nil: only those of the object are read.
+func newProver(orig, target, debug *elfpatch.File, all *image, opt Options) (*prover, error) {
+	if err := checkObject(orig, target); err != nil {
 		return nil, err
 	}
 	if opt.Object == "" {
@@ -40,18 +44,28 @@ func newProver(orig, target, debug *elfpatch.File, opt Options) (*prover, error)
 			return nil, err
 		}
 	}
-	img, err := newImage(target, debug, obj)
-	if err != nil {
-		return nil, err
+	var img *image
+	if all != nil {
+		own := *all
+		own.checked = map[int]map[uint64]string{}
+		img = &own
+	} else {
+		var err error
+		if img, err = newImage(target, debug, obj.names()); err != nil {
+			return nil, err
+		}
 	}
 	return &prover{
-		obj: obj, img: img, opt: opt,
+		obj: obj, img: img, opt: opt, compared: map[datumKey]*datum{}, leads: map[*datum][]datumKey{},
 		funcs: map[int]*function{}, facts: map[key]*fact{}, helped: map[int]bool{}, debug: debug,
 	}, nil
 }
 
-func (p *prover) refuse(code refusal.Code, where, format string, args ...any) {
-	p.refusals = append(p.refusals, refusal.New(code, p.opt.Object+": "+where, format, args...))
+// refuse notes why the function of a symbol is not proven; where is the place in it.
+func (p *prover) refuse(code refusal.Code, sym int, where, format string, args ...any) {
+	p.missed = append(p.missed, Missed{
+		Symbol: sym, Name: p.obj.symbolName(sym), Refusal: refusal.New(code, p.opt.Object+": "+where, format, args...),
+	})
 }
 
 // want adds a function to those that are placed.
@@ -249,7 +263,7 @@ func (p *prover) try(f *function, addr uint64) bool {
 		}
 		return false
 	}
-	f.fits = append(f.fits, fit{addr, f.size, refs, w.masked})
+	f.fits = append(f.fits, fit{addr: addr, size: f.size, refs: refs, masked: w.masked})
 	return true
 }
 
@@ -271,17 +285,17 @@ func (p *prover) tryElastic(f *function, addr uint64) bool {
 		return false
 	}
 	w := p.window(f, addr, code)
-	refs, size, m := w.elastic()
+	x, m := w.elastic()
 	if m != nil {
 		return false
 	}
-	f.fits = append(f.fits, fit{addr, uint64(size), refs, w.masked})
+	f.fits = append(f.fits, *x)
 	return true
 }
 
 // accept makes a place the place of a function, and its fields known.
 func (p *prover) accept(f *function, x *fit) {
-	f.state, f.addr, f.extent, f.masked = proven, x.addr, x.size, x.masked
+	f.state, f.addr, f.extent, f.masked, f.refs, f.at = proven, x.addr, x.size, x.masked, x.refs, x.at
 	k, off := p.obj.keyOf(Address, f.sym, 0)
 	if p.facts[k] == nil {
 		p.facts[k] = &fact{value: x.addr - off, first: string(f.found)}
