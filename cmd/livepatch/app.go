@@ -50,6 +50,7 @@ func commands() []*cli.Command {
 	return []*cli.Command{
 		sitesCommand(),
 		diffCommand(),
+		matchCommand(),
 		inspectCommand(),
 		verifyCommand(),
 		createCommand(),
