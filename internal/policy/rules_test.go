@@ -54,7 +54,7 @@ var imports = map[string][]string{
 	"internal/demo":  {"elfpatch", "internal/build", "internal/pack", "internal/process"},
 	"internal/process": {"elfpatch", "internal/live", "internal/pack", "internal/refusal", "internal/resolve",
 		"manifest", "trampoline", "golang.org/x/sys/unix"},
-	"cmd/livepatch": {"docs", "elfpatch", "elfpatch/diff", "elfpatch/kernel", "fentry", "internal/build", "internal/check", "internal/compile", "internal/compose", "internal/demo", "internal/distro", "internal/header",
+	"cmd/livepatch": {"docs", "elfpatch", "elfpatch/diff", "elfpatch/kernel", "elfpatch/match", "fentry", "internal/build", "internal/check", "internal/compile", "internal/compose", "internal/demo", "internal/distro", "internal/header",
 		"internal/image", "internal/kbuild", "internal/kimage", "internal/klp", "internal/kmod", "internal/kstate", "internal/live", "internal/modcheck", "internal/pack", "internal/process", "internal/refusal", "internal/report", "internal/safety", "internal/sign", "internal/srcpatch", "internal/trust", "manifest",
 		"github.com/ianlancetaylor/demangle", "github.com/urfave/cli/v2", "golang.org/x/term"},
 }
