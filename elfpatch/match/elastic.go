@@ -55,6 +55,11 @@ func (w *window) elastic() (*fit, *miss) {
 	i, j, rel := 0, 0, 0
 	for i < len(w.old) {
 		e.at[i] = j
+		if n, m, ok := e.padding(i, j, rel); ok {
+			i, j = i+n, j+m
+			e.w.masked[Padding]++
+			continue
+		}
 		a, ok := decodeX86(w.old[i:])
 		b, ok2 := decodeX86(w.new[j:])
 		if !ok || !ok2 {
@@ -80,6 +85,37 @@ func (w *window) elastic() (*fit, *miss) {
 		m = w.agreeAlone(refs)
 	}
 	return &fit{addr: w.addr, size: uint64(j), refs: refs, masked: w.masked, at: e.at}, m
+}
+
+// padding skips no-ops of another length than beside them, which compilers put
+// before loops and jump targets for their alignment. Kernels are built without.
+func (e *elastic) padding(i, j, rel int) (n, m int, ok bool) {
+	const least = 8 // of the alignments that compilers ask for
+	if e.w.img.kernel {
+		return 0, 0, false
+	}
+	n, m = noops(e.w.old[i:]), noops(e.w.new[j:])
+	if n == m || e.w.relsIn(rel, i, i+n) > 0 || n > 0 && (e.w.f.off+uint64(i+n))%least != 0 || m > 0 && (e.w.addr+uint64(j+m))%least != 0 {
+		return 0, 0, false
+	}
+	return n, m, true
+}
+
+// noops is the length of the no-ops at the start of code.
+func noops(code []byte) int {
+	n := 0
+	for {
+		k := n
+		for k < len(code) && (code[k] == 0x66 || code[k] == 0x2e) {
+			k++
+		}
+		nop := k < len(code) && code[k] == opNop || k+1 < len(code) && code[k] == 0x0f && code[k+1] == 0x1f
+		in, ok := decodeX86(code[n:])
+		if !nop || !ok {
+			return n
+		}
+		n += in.Len
+	}
 }
 
 // A pair is an instruction of the object and the one of the image beside it.

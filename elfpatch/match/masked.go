@@ -20,6 +20,7 @@ const (
 	WeakCall                     // a call of a weak symbol that nobody defines
 	Veneer                       // a branch that goes on through a veneer
 	BranchRelaxation             // a jump or reference of another length or distance, to the same place
+	Padding                      // no-ops before an aligned place, more or fewer of them
 	JumpLabel                    // a jump where the other file has a no-op
 	FentryCall                   // a call of __fentry__ where the other file has a no-op
 
@@ -37,7 +38,7 @@ const (
 
 var kindNames = [numKinds]string{
 	"relocation", "got-relaxation", "tls-relaxation", "address-relaxation", "erratum-843419", "weak-call", "veneer",
-	"branch-relaxation", "jump-label", "fentry-call",
+	"branch-relaxation", "padding", "jump-label", "fentry-call",
 	"return-thunk", "retpoline", "static-call", "alternative", "paravirt", "lock-prefix", "runtime-constant",
 }
 

@@ -60,6 +60,11 @@ const (
 type Options struct {
 	Object string // name of the before object in refusals
 	Target string // name of the target in refusals
+
+	// At says where functions are, by symbol, from the proof of the same source
+	// compiled as the target's own build does. They are looked for nowhere else, and
+	// jumps in them may have other lengths, in programs too.
+	At map[int]Func
 }
 
 // Func is one proven function.

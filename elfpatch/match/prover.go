@@ -162,6 +162,11 @@ func (p *prover) searchAll() {
 			continue
 		}
 		f.asked = true
+		if at, ok := p.opt.At[f.sym]; ok {
+			f.found = at.Found
+			p.try(f, at.Addr)
+			continue
+		}
 		if p.byName(f) {
 			continue
 		}
@@ -275,9 +280,10 @@ func (p *prover) window(f *function, addr uint64, code []byte) window {
 }
 
 // tryElastic compares a function of a kernel with jumps of other lengths. Only
-// names lead here: an elastic search would find too much.
+// names, and Options.At, lead here: an elastic search would find too much.
 func (p *prover) tryElastic(f *function, addr uint64) bool {
-	if !p.img.kernel || p.obj.f.Machine != elf.EM_X86_64 || !f.stretches(p.obj) {
+	_, told := p.opt.At[f.sym]
+	if !p.img.kernel && !told || p.obj.f.Machine != elf.EM_X86_64 || !f.stretches(p.obj) {
 		return false
 	}
 	code, ok := p.img.textAtMost(addr, 2*len(f.code)+maxStretch)

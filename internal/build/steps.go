@@ -68,6 +68,15 @@ func (s *steps) prove() error {
 			continue // its code is no code of the kernel
 		}
 		opt := match.Options{Object: p.OrigName, Target: s.target.Name}
+		if p.Plain != nil {
+			var err error
+			if opt.At, err = s.provePlain(p); err != nil {
+				if err := s.note(err); err != nil {
+					return fmt.Errorf("prove %s: %w", p.OrigName, err)
+				}
+				continue
+			}
+		}
 		proof, err := match.Prove(p.Orig, p.changed(), s.target.File, s.target.Debug, opt)
 		if err := s.note(err); err != nil {
 			return fmt.Errorf("prove %s: %w", p.OrigName, err)
