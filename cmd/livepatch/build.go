@@ -38,7 +38,8 @@ refused, 4 nothing to patch.
 Examples:
   livepatch build -o fix.lpatch --patch fix.patch --kernel $(uname -r) --debian
   livepatch build -o fix.lpatch --patch fix.patch --kernel-src linux --config config-6.12 \
-      --symvers Module.symvers --target vmlinuz-6.12 --modules /lib/modules/6.12/kernel`,
+      --symvers Module.symvers --target vmlinuz-6.12 --modules /lib/modules/6.12/kernel
+  livepatch build -o fix.lpatch --patch fix.patch --src server-1.2 --target /usr/sbin/server`,
 		Action: buildAction,
 	}
 }

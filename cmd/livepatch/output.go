@@ -283,7 +283,7 @@ func (p *printer) refusals(err error, list refusal.List) {
 
 func (p *printer) headline(n int) string {
 	switch p.command {
-	case "create", "diff", "demo":
+	case "create", "build", "diff", "demo":
 		return plural(n, "change cannot be patched", "changes cannot be patched")
 	case "merge":
 		return plural(n, "reason not to merge the packages", "reasons not to merge the packages")

@@ -289,7 +289,7 @@ func (c *comparison) compareCode(p *pairing) *Difference {
 		}
 		rx, ry := c.orig.refsOf(a, x[i]), c.patched.refsOf(b, y[k])
 		verdict := c.sameInsn(p, instance{x[i], rx}, instance{y[k], ry})
-		if verdict == otherInsn && c.opt.Kernel && len(rx) == 0 && len(ry) == 0 && c.lineInsn(p, x, y, i, k) {
+		if verdict == otherInsn && (c.opt.Kernel || c.opt.Lines != nil) && len(rx) == 0 && len(ry) == 0 && c.lineInsn(p, x, y, i, k) {
 			verdict = sameInsn
 		}
 		if verdict == otherInsn || verdict == otherTarget && branch == nil {

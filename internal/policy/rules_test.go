@@ -41,7 +41,7 @@ var imports = map[string][]string{
 	"test/kernel":       {},
 
 	"internal/child":           {},
-	"internal/compile":         {},
+	"internal/compile":         {"internal/srcpatch"},
 	"internal/distro":          {"internal/child"},
 	"internal/kbuild":          {"internal/child", "internal/header", "internal/refusal", "internal/srcpatch"},
 	"internal/header":          {},

@@ -9,11 +9,14 @@ type Code string
 // section in docs/diagnostics.md.
 const (
 	// Compiling a source patch.
-	PatchPath      Code = "patch-path"
-	BuildFiles     Code = "build-files"
-	Assembly       Code = "assembly"
-	WrongCompiler  Code = "wrong-compiler"
-	TooManyObjects Code = "too-many-objects"
+	PatchPath       Code = "patch-path"
+	BuildFiles      Code = "build-files"
+	Assembly        Code = "assembly"
+	WrongCompiler   Code = "wrong-compiler"
+	TooManyObjects  Code = "too-many-objects"
+	UnitNotInTarget Code = "unit-not-in-target"
+	LinkTime        Code = "link-time-optimization"
+	ProfileUse      Code = "profile-use"
 
 	// Comparing the two objects.
 	DataChanged       Code = "data-changed"
@@ -126,6 +129,9 @@ var Codes = []struct {
 	{Assembly, "the source patch changes assembler code"},
 	{WrongCompiler, "the compiler is not the one that the target was built with"},
 	{TooManyObjects, "the source patch touches more objects than one patch may have"},
+	{UnitNotInTarget, "a touched source is not compiled, or not into the target"},
+	{LinkTime, "a touched source is optimized when the target is linked"},
+	{ProfileUse, "a touched source is optimized by a profile that is not at hand"},
 	{DataChanged, "the initial value of a live variable changed; the running copy keeps the old one"},
 	{DataResized, "a live variable changed its size"},
 	{StaticRemoved, "a static variable was removed but is still referred to"},
@@ -211,7 +217,7 @@ var Codes = []struct {
 // allowable are the codes that somebody may decide to allow: what they say is seen
 // from the change, and may be harmless for reasons that are not. All others say
 // that the patch is not right, or not proven to be.
-var allowable = []Code{LayoutChanged, EnumChanged, PrototypeChanged, SleepInAtomic}
+var allowable = []Code{BuildFiles, UnitNotInTarget, LayoutChanged, EnumChanged, PrototypeChanged, SleepInAtomic}
 
 // Allowable returns the codes that may be allowed.
 func Allowable() []Code { return slices.Clone(allowable) }

@@ -5,6 +5,7 @@ package compile
 import (
 	"errors"
 	"os"
+	"os/exec"
 	"syscall"
 )
 
@@ -22,4 +23,11 @@ func lockFile(f *os.File) error {
 // replaceProcess runs a program instead of this one.
 func replaceProcess(path string, args []string) error {
 	return syscall.Exec(path, args, os.Environ())
+}
+
+// ownGroup makes a program the head of a group of processes that ends as a
+// whole: a compiler driver has children.
+func ownGroup(cmd *exec.Cmd) {
+	cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true}
+	cmd.Cancel = func() error { return syscall.Kill(-cmd.Process.Pid, syscall.SIGKILL) }
 }
