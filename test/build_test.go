@@ -1,0 +1,74 @@
+//go:build linux && amd64
+
+package test
+
+import (
+	"bytes"
+	"errors"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"testing"
+
+	"livepatch/internal/pack"
+)
+
+// programFiles returns the directory that scripts/program-objects made of a
+// package of Debian, with the objects or only some of them.
+func programFiles(t *testing.T, name string, objects ...string) string {
+	t.Helper()
+	args := append([]string{name}, objects...)
+	if os.Getenv("CI") == "" {
+		args = append([]string{"--cached"}, args...)
+	}
+	cmd := exec.Command("../scripts/program-objects", args...)
+	var stderr bytes.Buffer
+	cmd.Stderr = &stderr
+	out, err := cmd.Output()
+	var exit *exec.ExitError
+	switch {
+	case err == nil:
+		return strings.TrimSpace(string(out))
+	case errors.As(err, &exit) && exit.ExitCode() == 3 && os.Getenv("CI") == "":
+		t.Skipf("%s: run scripts/program-objects %s", bytes.TrimSpace(stderr.Bytes()), strings.Join(append([]string{name}, objects...), " "))
+	}
+	t.Fatalf("scripts/program-objects %s: %v\n%s", name, err, stderr.Bytes())
+	return ""
+}
+
+// buildPackage runs livepatch build and reads the package.
+func buildPackage(t *testing.T, patch, source, dir, target string) *pack.Package {
+	t.Helper()
+	tmp := t.TempDir()
+	program := filepath.Join(tmp, "livepatch")
+	if out, err := exec.Command("go", "build", "-o", program, "livepatch/cmd/livepatch").CombinedOutput(); err != nil {
+		t.Fatalf("build livepatch: %v\n%s", err, out)
+	}
+	file := filepath.Join(tmp, strings.TrimSuffix(filepath.Base(patch), ".patch")+".lpatch")
+	out, err := exec.Command(program, "build", "-o", file, "--patch", patch, "--src", source,
+		"--compdb", filepath.Join(dir, "compile_commands.json"), "--target", target).CombinedOutput()
+	if err != nil {
+		t.Fatalf("livepatch build: %v\n%s", err, out)
+	}
+	t.Logf("%s", out)
+	b, err := os.ReadFile(file)
+	if err != nil {
+		t.Fatal(err)
+	}
+	pkg, err := pack.Read(b)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return pkg
+}
+
+// shares reports whether a package uses a variable of its target.
+func shares(pkg *pack.Package, name string) bool {
+	for _, v := range pkg.Manifest.Targets[0].Variables {
+		if v.Name == name {
+			return true
+		}
+	}
+	return false
+}
