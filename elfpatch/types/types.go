@@ -57,6 +57,7 @@ type Result struct {
 	Types   int      // how many were compared
 	Unknown []string // functions that the type information does not describe
 	Partial string   // why not all types were compared, "" if they were
+	BTF     bool     // an object has no DWARF; variables of functions were not compared
 }
 
 // ErrNoTypes says that an object has neither DWARF nor BTF.
@@ -75,6 +76,9 @@ func Compare(orig, patched *elfpatch.File, funcs []Func) (*Result, error) {
 		return nil, fmt.Errorf("types of the after object: %w", err)
 	}
 	c := &comparison{a: a, b: b, seen: map[[2]ref]bool{}, out: &Result{}, found: map[Change]bool{}}
+	_, btfA := a.(*btfGraph)
+	_, btfB := b.(*btfGraph)
+	c.out.BTF = btfA || btfB
 	for _, f := range funcs {
 		if err := c.function(f); err != nil {
 			return nil, fmt.Errorf("types of %s: %w", f.Name, err)
@@ -83,7 +87,11 @@ func Compare(orig, patched *elfpatch.File, funcs []Func) (*Result, error) {
 	return c.out, nil
 }
 
-// open reads the type information of an object.
+// open reads the type information of an object: DWARF, which knows more, or BTF.
 func open(f *elfpatch.File) (graph, error) {
-	return openDWARF(f)
+	g, err := openDWARF(f)
+	if errors.Is(err, ErrNoTypes) {
+		return openBTF(f)
+	}
+	return g, err
 }

@@ -24,6 +24,7 @@ var flavours = map[string]struct {
 	"gcc-4":         {elf.EM_X86_64, false, "-gdwarf-4", false},
 	"gcc-packed":    {elf.EM_X86_64, false, "-gdwarf-5 -gz=zlib", true},
 	"gcc-sections":  {elf.EM_X86_64, false, "-gdwarf-5 -ffunction-sections -fdata-sections", true},
+	"gcc-btf":       {elf.EM_X86_64, false, "-gbtf -Wno-attributes", false},
 	"clang-5":       {elf.EM_X86_64, true, "-gdwarf-5", false},
 	"clang-4":       {elf.EM_X86_64, true, "-gdwarf-4", false},
 	"arm64-gcc-5":   {elf.EM_AARCH64, false, "-gdwarf-5", false},
@@ -95,8 +96,8 @@ func report(r *Result) string {
 func TestCompare(t *testing.T) {
 	for _, c := range cases {
 		for flavour, f := range flavours {
-			if f.form && c.name != "moved" {
-				continue // about sections, not types
+			if f.form && c.name != "moved" || flavour == "gcc-btf" && c.file != "" {
+				continue // about sections, not types; BTF is for C
 			}
 			t.Run(c.name+"/"+flavour, func(t *testing.T) {
 				t.Parallel()
@@ -112,6 +113,9 @@ func TestCompare(t *testing.T) {
 				}
 				if got := report(r); got != strings.TrimPrefix(c.want, "\n") {
 					t.Errorf("got\n%swant%s", got, c.want)
+				}
+				if r.BTF != (flavour == "gcc-btf") {
+					t.Errorf("BTF %v", r.BTF)
 				}
 				if r.Partial != "" || len(r.Unknown) > 0 || r.Types == 0 {
 					t.Errorf("partial %q, unknown %v, %d types", r.Partial, r.Unknown, r.Types)

@@ -3,6 +3,8 @@ package kimage
 import (
 	"maps"
 	"testing"
+
+	"livepatch/elfpatch/btf"
 )
 
 func TestFuncs(t *testing.T) {
@@ -13,14 +15,14 @@ func TestFuncs(t *testing.T) {
 			types = le.AppendUint32(types, v)
 		}
 	}
-	add(0, btfFuncProto, 0)
-	add(1, btfFunc, 1)
-	add(3, btfTypedef, 1)
-	add(3, btfFunc, 1)
-	add(99, btfFunc, 1) // a name that is not there
-	b := le.AppendUint16(nil, btfMagic)
+	add(0, btf.FuncProto, 0)
+	add(1, btf.Func, 1)
+	add(3, btf.Typedef, 1)
+	add(3, btf.Func, 1)
+	add(99, btf.Func, 1) // a name that is not there
+	b := le.AppendUint16(nil, btf.Magic)
 	b = append(b, 1, 0)
-	for _, v := range []uint32{btfHeaderMin, 0, uint32(len(types)), uint32(len(types)), uint32(len(strings))} {
+	for _, v := range []uint32{btf.HeaderMin, 0, uint32(len(types)), uint32(len(types)), uint32(len(strings))} {
 		b = le.AppendUint32(b, v)
 	}
 	b = append(append(b, types...), strings...)

@@ -4,6 +4,8 @@ import (
 	"debug/elf"
 	"strings"
 	"testing"
+
+	"livepatch/elfpatch/btf"
 )
 
 // btfMaker writes BTF for tests.
@@ -14,7 +16,7 @@ type btfMaker struct {
 	layout         []byte
 }
 
-func newBTF() *btfMaker { return &btfMaker{strings: []byte{0}, header: btfHeaderMin} }
+func newBTF() *btfMaker { return &btfMaker{strings: []byte{0}, header: btf.HeaderMin} }
 
 func (m *btfMaker) str(s string) uint32 {
 	at := len(m.strings)
@@ -39,7 +41,7 @@ func (m *btfMaker) bytes() []byte {
 	for _, v := range []int{0, len(m.types), len(m.types), len(m.strings)} {
 		b = le.AppendUint32(b, uint32(v))
 	}
-	if m.header > btfHeaderMin {
+	if m.header > btf.HeaderMin {
 		b = le.AppendUint32(le.AppendUint32(b, uint32(len(m.types)+len(m.strings))), uint32(len(m.layout)))
 	}
 	return append(append(append(b, m.types...), m.strings...), m.layout...)
@@ -52,19 +54,19 @@ func (m *btfMaker) member(name string, typ, bits uint32) []uint32 {
 
 func sampleBTF() *btfMaker {
 	m := newBTF()
-	word := m.add("unsigned long", btfInt, 0, 8, 64)
-	char := m.add("char", btfInt, 0, 1, 8)
-	ptr := m.add("", btfPtr, 0, char)
-	alias := m.add("u64", btfTypedef, 0, word)
-	array := m.add("", btfArray, 0, 0, char, word, 56)
+	word := m.add("unsigned long", btf.Int, 0, 8, 64)
+	char := m.add("char", btf.Int, 0, 1, 8)
+	ptr := m.add("", btf.Ptr, 0, char)
+	alias := m.add("u64", btf.Typedef, 0, word)
+	array := m.add("", btf.Array, 0, 0, char, word, 56)
 	var list []uint32
 	list = append(list, m.member("old_name", ptr, 0)...)
-	inner := m.add("", btfUnion, 2, 8, append(m.member("a", alias, 0), m.member("b", word, 0)...)...)
+	inner := m.add("", btf.Union, 2, 8, append(m.member("a", alias, 0), m.member("b", word, 0)...)...)
 	list = append(list, m.member("", inner, 64)...)
 	list = append(list, m.member("name", array, 128)...)
-	m.add("klp_func", btfStruct, 3, 72, list...)
-	m.add("module", btfStruct, 1, 8, m.member("x", word, 0)...)
-	m.add("module", btfStruct, 1, 16, m.member("x", word, 64)...)
+	m.add("klp_func", btf.Struct, 3, 72, list...)
+	m.add("module", btf.Struct, 1, 8, m.member("x", word, 0)...)
+	m.add("module", btf.Struct, 1, 16, m.member("x", word, 64)...)
 	return m
 }
 
@@ -77,7 +79,7 @@ func TestABIFromBTF(t *testing.T) {
 			m.layout = make([]byte, 26*4)
 			m.layout[25*4], m.layout[25*4+1] = 4, 4
 		}
-		m.add("klp_state", btfStruct, 1, 8, m.member("id", 1, 0)...)
+		m.add("klp_state", btf.Struct, 1, 8, m.member("id", 1, 0)...)
 		a, err := ABIFromBTF(m.bytes(), elf.EM_X86_64)
 		if err != nil {
 			t.Fatal(err)
@@ -105,7 +107,7 @@ func TestBTFErrors(t *testing.T) {
 	good := sampleBTF().bytes()
 	edit := func(f func(b []byte) []byte) []byte { return f(append([]byte(nil), good...)) }
 	loop := newBTF()
-	loop.add("module", btfStruct, 1, 8, loop.member("", 1, 0)...)
+	loop.add("module", btf.Struct, 1, 8, loop.member("", 1, 0)...)
 	unknown := newBTF()
 	unknown.add("x", 27, 0, 0)
 	for _, c := range []struct {

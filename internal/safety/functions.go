@@ -88,6 +88,9 @@ func (j *judge) types() {
 	for _, f := range r.Unknown {
 		j.add(Warn, refusal.TypesNotCompared, f, "the type information does not describe it")
 	}
+	if r.BTF {
+		j.add(Note, refusal.TypesNotCompared, "types", "the objects have BTF and no DWARF, which says nothing of local variables")
+	}
 	if r.Partial != "" {
 		j.add(Warn, refusal.TypesNotCompared, "types", "%s; the others were not compared", r.Partial)
 	}
