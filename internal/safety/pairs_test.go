@@ -1,13 +1,17 @@
 package safety
 
 import (
+	"bytes"
+	"errors"
 	"os"
+	"os/exec"
 	"path/filepath"
 	"strings"
 	"testing"
 
 	"livepatch/elfpatch/diff"
 	"livepatch/elfpatch/kernel"
+	"livepatch/internal/refusal"
 	"livepatch/internal/testkit"
 )
 
@@ -47,4 +51,60 @@ func TestPairs(t *testing.T) {
 			}
 		})
 	}
+}
+
+// script runs a script of the project that makes objects, and returns its lines.
+func script(t *testing.T, args ...string) []string {
+	t.Helper()
+	if os.Getenv("CI") == "" {
+		args = append(args, "--cached")
+	}
+	cmd := exec.Command(filepath.Join(testkit.Root(t), args[0]), args[1:]...)
+	var stderr bytes.Buffer
+	cmd.Stderr = &stderr
+	out, err := cmd.Output()
+	var exit *exec.ExitError
+	switch {
+	case err == nil:
+		return strings.Split(strings.TrimSpace(string(out)), "\n")
+	case errors.As(err, &exit) && exit.ExitCode() == 3:
+		testkit.Missing(t, "%s: %s", args[0], bytes.TrimSpace(stderr.Bytes()))
+	}
+	t.Fatalf("%s: %v\n%s", args[0], err, stderr.Bytes())
+	return nil
+}
+
+// The patches of test/kernel and of redis change what functions do, and nothing that is
+// shared: none is refused. The kernel's objects describe their types.
+func TestPatches(t *testing.T) {
+	for _, series := range []string{"6.1", "6.12"} {
+		t.Run(series, func(t *testing.T) {
+			n := 0
+			for _, line := range script(t, "scripts/kernel-objects", "--kernel", series, "--cases") {
+				name, dir, _ := strings.Cut(line, " ")
+				for pair := range strings.Lines(string(testkit.Read(t, filepath.Join(dir, "pairs")))) {
+					file := strings.Fields(pair)[0]
+					n++
+					for _, f := range findings(t, file, filepath.Join(dir, "before", file), filepath.Join(dir, "after", file)) {
+						if f.Level == Refuse || f.Code == refusal.TypesNotCompared {
+							t.Errorf("%s: %v", name, f.Refusal())
+						}
+					}
+				}
+			}
+			if n < 10 {
+				t.Errorf("%d pairs", n)
+			}
+		})
+	}
+	t.Run("redis", func(t *testing.T) {
+		dir := script(t, "scripts/redis-objects")[0]
+		for _, file := range []string{"db", "t_string"} {
+			for _, f := range findings(t, file+".o", filepath.Join(dir, file+".before.o"), filepath.Join(dir, file+".after.o")) {
+				if f.Level == Refuse {
+					t.Errorf("%v", f.Refusal())
+				}
+			}
+		}
+	})
 }
