@@ -37,7 +37,7 @@ func TestScripts(t *testing.T) {
 			return nil
 		},
 		Condition: installed,
-		Cmds:      map[string]func(*testscript.TestScript, bool, []string){"code": code, "flip": flip, "start": start, "ask": ask},
+		Cmds:      map[string]func(*testscript.TestScript, bool, []string){"code": code, "flip": flip, "extract": extract, "start": start, "ask": ask},
 	})
 }
 
