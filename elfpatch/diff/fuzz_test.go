@@ -107,6 +107,9 @@ func checkPair(t *testing.T, a, b *elfpatch.File, opt Options) *Delta {
 			t.Fatalf("the cut cannot be written: %v", err)
 		}
 	}
+	for _, f := range d.Funcs {
+		d.Listing(f)
+	}
 	return d
 }
 

@@ -111,7 +111,7 @@ func (p *page) recordedProofs(list []manifest.Proof) {
 			if i > 0 {
 				masked += ", "
 			}
-			masked += strconv.Itoa(m.Count) + " " + m.Kind
+			masked += m.Kind + " × " + strconv.Itoa(m.Count)
 		}
 		if masked == "" {
 			masked = "nothing"

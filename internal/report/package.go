@@ -168,6 +168,8 @@ func (p *page) kernel(k *manifest.Kernel, fact func(string, cell)) {
 		fact("Warning", word(readable(w)))
 	}
 	p.Kernel = table{Name: "calls that ftrace redirects", Heads: []string{"Function", "Object", "Site", "Address", "Bytes expected", "Leads to"}}
+	p.Shared = "Shared symbols"
+	p.Variables = table{Name: "variables and functions that old and new code share", Heads: []string{"Symbol", "Address", "Found by", "Places that agree"}}
 	found := len(p.Proofs.Heads) == 0
 	if found {
 		p.Proofs = table{Name: "functions found in the target", Heads: []string{"Function", "Object", "Address", "Size", "Found by"}}
@@ -196,7 +198,7 @@ func (p *page) kernelObject(o *manifest.KernelObject, found bool) {
 		}
 	}
 	for _, s := range o.Symbols {
-		p.Variables.Rows = append(p.Variables.Rows, []cell{named(s.Name), address(s.Section, s.Address), word(""), placeCell(s.Found), number(uint64(s.Uses))})
+		p.Variables.Rows = append(p.Variables.Rows, []cell{named(s.Name), address(s.Section, s.Address), placeCell(s.Found), number(uint64(s.Uses))})
 	}
 	for _, c := range o.Callbacks {
 		p.Imports.Rows = append(p.Imports.Rows, []cell{named(c.Function), word(c.Kind + " callback"), word("called by the kernel for " + o.Name)})

@@ -32,7 +32,8 @@ type page struct {
 	Functions []function
 	Proofs    table
 	Sites     []site
-	Kernel    table // sites of a kernel
+	Kernel    table  // sites of a kernel
+	Shared    string // what the variables are called
 	Variables table
 	Imports   table
 	Findings  []finding
@@ -99,7 +100,7 @@ func address(section string, addr uint64) cell {
 }
 
 func newPage(in Input) (*page, error) {
-	p := &page{Name: in.Name, Tool: in.Version}
+	p := &page{Name: in.Name, Tool: in.Version, Shared: "Shared variables"}
 	record := in.Record
 	var pkg *pack.Package
 	if in.Result != nil {
@@ -197,7 +198,11 @@ func (p *page) count() {
 	if different > 0 {
 		add(different, "instruction differs", "instructions differ")
 	}
-	add(len(p.Variables.Rows), "variable shared", "variables shared")
+	if len(p.Kernel.Rows) > 0 {
+		add(len(p.Variables.Rows), "symbol shared", "symbols shared")
+	} else {
+		add(len(p.Variables.Rows), "variable shared", "variables shared")
+	}
 	add(len(p.Findings), "finding", "findings")
 	if len(p.Refusals) > 0 {
 		add(len(p.Refusals), "refusal", "refusals")
@@ -230,7 +235,7 @@ func (p *page) contents() {
 	add(true, "findings", "Findings", len(p.Findings))
 	add(true, "proof", "Proof", len(p.Proofs.Rows))
 	add(p.Manifest != "", "sites", "Patch sites", len(p.Sites)+len(p.Kernel.Rows))
-	add(p.Manifest != "", "variables", "Shared variables", len(p.Variables.Rows))
+	add(p.Manifest != "", "variables", p.Shared, len(p.Variables.Rows))
 	add(len(p.Imports.Rows) > 0, "imports", "Imports", len(p.Imports.Rows))
 	add(true, "inputs", "Inputs", len(p.Inputs.Rows))
 	add(p.Manifest != "", "package", "Package and signature", 0)
