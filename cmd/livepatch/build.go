@@ -11,6 +11,7 @@ import (
 	"livepatch/internal/build"
 	"livepatch/internal/image"
 	"livepatch/internal/pack"
+	"livepatch/internal/report"
 	"livepatch/internal/sign"
 	"livepatch/manifest"
 )
@@ -81,7 +82,7 @@ func buildAction(c *cli.Context) error {
 		return statusError(exitNothing)
 	}
 	if err != nil {
-		return err
+		return reportRefused(c, p, report.Input{Name: packageName(c), Record: record}, c.StringSlice("patch"), err)
 	}
 	in.Name, in.Version, in.Record, in.Allow = packageName(c), version, record, allow
 	return makePackage(c, p, in, key, c.StringSlice("patch"))

@@ -38,13 +38,7 @@ func makePackage(c *cli.Context, p *printer, in build.Inputs, key sign.PrivateKe
 	}
 	page := report.Input{Name: in.Name, Record: in.Record, Result: result}
 	if err != nil {
-		if errors.As(err, &page.Refusals) {
-			// That the page is missing too matters less than what was refused.
-			if err := writeReport(c, page, sources); err != nil {
-				p.Warn("%v", err)
-			}
-		}
-		return err
+		return reportRefused(c, p, page, sources, err)
 	}
 	page.File = data
 	if err := writeReport(c, page, sources); err != nil {
@@ -57,6 +51,18 @@ func makePackage(c *cli.Context, p *printer, in build.Inputs, key sign.PrivateKe
 		return err
 	}
 	return printCreated(p, c.String("output"), result, data)
+}
+
+// reportRefused writes the page of a refused patch and returns the error that
+// it was refused with; of other errors there is nothing to show.
+func reportRefused(c *cli.Context, p *printer, page report.Input, sources []string, refused error) error {
+	if errors.As(refused, &page.Refusals) {
+		// That the page is missing too matters less than what was refused.
+		if err := writeReport(c, page, sources); err != nil {
+			p.Warn("%v", err)
+		}
+	}
+	return refused
 }
 
 // writeReport writes the page that --report asks for.

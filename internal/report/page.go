@@ -244,7 +244,11 @@ func (p *page) contents() {
 
 // fromRecord takes over how the package was made.
 func (p *page) fromRecord(in Input, b *manifest.Build) {
-	p.Findings = nil
+	if r := in.Result; r != nil && r.Package == nil { // those of a package are in its record
+		for _, f := range r.Findings {
+			p.Findings = append(p.Findings, finding{string(f.Code), readable(f.Where), readable(f.Text), f.Allowed, remedy(in, string(f.Code))})
+		}
+	}
 	if b == nil {
 		return
 	}
