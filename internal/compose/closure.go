@@ -24,7 +24,11 @@ type payload struct {
 	rels    map[int][]elfpatch.Rela
 	imports map[string]*manifest.Import
 	entries map[int]uint64 // symbols that are replacements: the address of what they replace
+	walked  int            // bytes, by all walks
 }
+
+// maxWalked bounds the work for a payload whose functions all lead to all of it.
+const maxWalked = 1 << 30
 
 // A unit is a stretch of a section that is one thing: a function, a variable, a
 // group of constants that are reached from one another.
@@ -142,7 +146,11 @@ func (p *payload) replacementOf(f *manifest.Function) (*replacement, error) {
 		if err := w.unit(w.order[i]); err != nil {
 			return nil, err
 		}
+		if p.walked+len(w.text) > maxWalked {
+			return nil, fmt.Errorf("%s: what its functions lead to is too much to compare", p.target.Payload.Member)
+		}
 	}
+	p.walked += len(w.text)
 	slices.Sort(w.state)
 	return &replacement{sha256.Sum256(w.text), slices.Compact(w.state)}, nil
 }

@@ -22,10 +22,10 @@ import (
 const binaries = "../../testdata/binaries"
 
 // An edit changes the after object of a pair before a package is made of it.
-type edit func(*testing.T, *elfpatch.File)
+type edit func(testing.TB, *elfpatch.File)
 
 // made makes the package of a program of dir from pairs of objects.
-func made(t *testing.T, dir, program string, edit edit, pairs ...string) Part {
+func made(t testing.TB, dir, program string, edit edit, pairs ...string) Part {
 	t.Helper()
 	target := build.Target{Name: program, File: read(t, dir, program)}
 	for _, p := range pairs {
@@ -51,7 +51,7 @@ func made(t *testing.T, dir, program string, edit edit, pairs ...string) Part {
 	return part(t, strings.Join(pairs, "+"), pkg)
 }
 
-func part(t *testing.T, name string, pkg *pack.Package) Part {
+func part(t testing.TB, name string, pkg *pack.Package) Part {
 	t.Helper()
 	b, err := pack.Write(pkg)
 	if err != nil {
@@ -61,7 +61,7 @@ func part(t *testing.T, name string, pkg *pack.Package) Part {
 	return Part{File: name + ".lpatch", SHA256: sum[:], Package: pkg}
 }
 
-func read(t *testing.T, dir, name string) *elfpatch.File {
+func read(t testing.TB, dir, name string) *elfpatch.File {
 	t.Helper()
 	b, err := os.ReadFile(filepath.Join(binaries, dir, name))
 	if err != nil {
@@ -76,7 +76,7 @@ func read(t *testing.T, dir, name string) *elfpatch.File {
 
 // replaceIn replaces bytes in the code of an object, or in its data.
 func replaceIn(flags elf.SectionFlag, from, to string) edit {
-	return func(t *testing.T, f *elfpatch.File) {
+	return func(t testing.TB, f *elfpatch.File) {
 		t.Helper()
 		for _, s := range f.Sections {
 			if s.Flags&elf.SHF_ALLOC != 0 && s.Flags&elf.SHF_EXECINSTR == flags && bytes.Contains(s.Data, []byte(from)) {
@@ -225,4 +225,28 @@ func TestDiff(t *testing.T) {
 			t.Errorf("%+v: the merged package only has more", ch)
 		}
 	}
+}
+
+// Payloads of strangers are taken apart or refused, and the answer is one that
+// stays.
+func FuzzReplacement(f *testing.F) {
+	for _, dir := range []string{"x86_64-gcc", "aarch64-gcc"} {
+		p := made(f, dir, "prog", nil, "counter.O2").Package
+		f.Add(p.Members["payload/0.o"])
+	}
+	t := made(f, "x86_64-gcc", "prog", nil, "counter.O2").Package.Manifest.Targets[0]
+	f.Fuzz(func(tt *testing.T, b []byte) {
+		p, err := open(&t, b)
+		if err != nil {
+			return
+		}
+		p.variables()
+		for i := range t.Functions {
+			x, err := p.replacementOf(&t.Functions[i])
+			y, again := p.replacementOf(&t.Functions[i])
+			if (err == nil) != (again == nil) || err == nil && x.digest != y.digest {
+				tt.Fatalf("two answers: %v and %v", err, again)
+			}
+		}
+	})
 }
