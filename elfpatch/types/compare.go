@@ -226,14 +226,18 @@ func (c *comparison) fields(x, y *node) error {
 	note := func(breaking bool, format string, args ...any) {
 		c.change(Change{Kind: Layout, Type: y.tag(), Text: fmt.Sprintf(format, args...), Breaking: breaking})
 	}
-	old := map[string]*field{}
+	// A name that comes twice, as in damaged files, stands for one after the other.
+	old := map[string][]*field{}
 	for i := range x.fields {
-		old[x.fields[i].name] = &x.fields[i]
+		f := &x.fields[i]
+		old[f.name] = append(old[f.name], f)
 	}
 	for i := range y.fields {
 		f := &y.fields[i]
-		was := old[f.name]
-		delete(old, f.name)
+		var was *field
+		if list := old[f.name]; len(list) > 0 {
+			was, old[f.name] = list[0], list[1:]
+		}
 		if was == nil {
 			note(true, "%s is new at %s", f.title(), f.place())
 			continue
@@ -254,7 +258,7 @@ func (c *comparison) fields(x, y *node) error {
 		c.push(was.typ, f.typ)
 	}
 	for i := range x.fields {
-		if f := &x.fields[i]; old[f.name] == f {
+		if f := &x.fields[i]; slices.Contains(old[f.name], f) {
 			note(true, "%s at %s is gone", f.title(), f.place())
 		}
 	}
@@ -294,26 +298,26 @@ func (f *field) width() string {
 // values compares two enumerations. Where the highest enumerator stays the highest
 // and others are new, it counts them, and so its value is theirs to change.
 func (c *comparison) values(x, y *node) {
-	old := map[string]int64{}
+	old := map[string][]int64{} // as of fields
 	for _, v := range x.values {
-		old[v.name] = v.v
+		old[v.name] = append(old[v.name], v.v)
 	}
 	note := func(breaking bool, format string, args ...any) {
 		c.change(Change{Kind: Enum, Type: y.tag(), Text: fmt.Sprintf(format, args...), Breaking: breaking})
 	}
 	lastX, lastY := highest(x.values), highest(y.values)
 	for _, v := range y.values {
-		was, ok := old[v.name]
-		delete(old, v.name)
-		switch {
-		case !ok:
+		list := old[v.name]
+		if len(list) == 0 {
 			note(false, "%s = %d is new", v.name, v.v)
-		case was != v.v:
-			note(v.name != lastX || v.name != lastY, "%s was %d and is %d", v.name, was, v.v)
+			continue
+		}
+		if old[v.name] = list[1:]; list[0] != v.v {
+			note(v.name != lastX || v.name != lastY, "%s was %d and is %d", v.name, list[0], v.v)
 		}
 	}
 	for _, v := range x.values {
-		if _, gone := old[v.name]; gone {
+		if slices.Contains(old[v.name], v.v) {
 			note(false, "%s = %d is gone", v.name, v.v)
 		}
 	}

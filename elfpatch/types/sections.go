@@ -19,6 +19,10 @@ import (
 // of .debug_info.
 const maxDebug = 1 << 30
 
+// maxWindow bounds the memory for what zstd repeats: RFC 8878, 3.1.1.1.2, advises
+// to take windows of 8 MB, and to make none that are larger.
+const maxWindow = 8 << 20
+
 // chdrSize is the size of the header of compressed sections (gABI, 4).
 const chdrSize = 24
 
@@ -94,7 +98,8 @@ func unpack(b []byte) ([]byte, error) {
 		}
 		r = z
 	case 2: // ELFCOMPRESS_ZSTD
-		z, err := zstd.NewReader(bytes.NewReader(b[chdrSize:]), zstd.WithDecoderConcurrency(1), zstd.WithDecoderMaxMemory(maxDebug))
+		z, err := zstd.NewReader(bytes.NewReader(b[chdrSize:]), zstd.WithDecoderConcurrency(1),
+			zstd.WithDecoderMaxMemory(maxDebug), zstd.WithDecoderMaxWindow(maxWindow))
 		if err != nil {
 			return nil, err
 		}
