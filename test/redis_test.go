@@ -306,3 +306,60 @@ func awaitHits(t *testing.T, c *respClient) {
 		}
 	}
 }
+
+// Debian's redis, from the source patch: a fix of redis 7.2.8, by which RANDOMKEY
+// ends when clients are paused and all keys have expired.
+func TestRedisFromSourcePatch(t *testing.T) {
+	dir := programFiles(t, "redis", "db.o")
+	program := filepath.Join(dir, "program")
+	pkg := buildPackage(t, "programs/redis.patch", filepath.Join(dir, "source"), dir, program)
+	if !shares(pkg, "server") {
+		t.Error("the package does not use the variable server")
+	}
+	socket := filepath.Join(t.TempDir(), "redis.sock")
+	pid := startRedis(t, program, socket)
+	stopBenchmark := startBenchmark(t, socket)
+	c := dialRedis(t, socket)
+	awaitHits(t, c)
+	do := func(want string, words ...string) {
+		t.Helper()
+		if got, err := c.do(words...); err != nil || got != want {
+			t.Fatalf("%s: %q, %v; want %q", strings.Join(words, " "), got, err, want)
+		}
+	}
+	do("+OK", "SELECT", "5")
+	pages := executablePages(t, pid)
+	for i := range 3 {
+		do("$nil", "RANDOMKEY")
+		if _, err := process.Apply([]int{pid}, pkg, process.Options{}); err != nil {
+			t.Fatalf("round %d: apply: %v (%s)", i, err, process.StateOf(err))
+		}
+		// Without the fix the last of these never ends.
+		do("+OK", "SET", "short", "lived", "PX", "50")
+		do("+OK", "CLIENT", "PAUSE", "10000", "WRITE")
+		time.Sleep(100 * time.Millisecond)
+		do("$short", "RANDOMKEY")
+		do("+OK", "CLIENT", "UNPAUSE")
+		if _, err := process.Revert(pid, pkg.Manifest.Name, process.Options{}); err != nil {
+			t.Fatalf("round %d: revert: %v (%s)", i, err, process.StateOf(err))
+		}
+		comparePages(t, pages, executablePages(t, pid))
+		do("$nil", "GET", "short")
+	}
+	stopBenchmark()
+
+	// What it was like before, in the same process, which does not survive it.
+	do("+OK", "SET", "short", "lived", "PX", "50")
+	do("+OK", "CLIENT", "PAUSE", "60000", "WRITE")
+	time.Sleep(100 * time.Millisecond)
+	ended := make(chan string, 1)
+	go func() {
+		got, err := c.do("RANDOMKEY")
+		ended <- fmt.Sprint(got, err)
+	}()
+	select {
+	case got := <-ended:
+		t.Errorf("reverted, RANDOMKEY still ends: %s", got)
+	case <-time.After(2 * time.Second):
+	}
+}

@@ -20,6 +20,10 @@ func RunRecorded(database string, args, self []string) error {
 	if err != nil {
 		return err
 	}
+	// Relative paths with ".." go by where the directory is, not by a link to it.
+	if dir, err = filepath.EvalSymlinks(dir); err != nil {
+		return err
+	}
 	if database, err = filepath.Abs(database); err != nil {
 		return err
 	}
