@@ -15,10 +15,19 @@ import (
 )
 
 // programFiles returns the directory that scripts/program-objects made of a
-// package of Debian, with the objects or only some of them.
-func programFiles(t *testing.T, name string, objects ...string) string {
+// package of Debian, with at least the objects that programs/objects names.
+func programFiles(t *testing.T, name string) string {
 	t.Helper()
-	args := append([]string{name}, objects...)
+	list, err := os.ReadFile("programs/objects")
+	if err != nil {
+		t.Fatal(err)
+	}
+	var args []string
+	for line := range strings.Lines(string(list)) {
+		if f := strings.Fields(line); len(f) > 0 && f[0] == name {
+			args = f
+		}
+	}
 	if os.Getenv("CI") == "" {
 		args = append([]string{"--cached"}, args...)
 	}
@@ -31,7 +40,7 @@ func programFiles(t *testing.T, name string, objects ...string) string {
 	case err == nil:
 		return strings.TrimSpace(string(out))
 	case errors.As(err, &exit) && exit.ExitCode() == 3 && os.Getenv("CI") == "":
-		t.Skipf("%s: run scripts/program-objects %s", bytes.TrimSpace(stderr.Bytes()), strings.Join(append([]string{name}, objects...), " "))
+		t.Skipf("%s: run scripts/program-objects as scripts/test does", bytes.TrimSpace(stderr.Bytes()))
 	}
 	t.Fatalf("scripts/program-objects %s: %v\n%s", name, err, stderr.Bytes())
 	return ""

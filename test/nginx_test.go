@@ -207,7 +207,7 @@ func (l *nginxLoad) finish() error {
 // of nginx 1.23.1, by which a reply to a range has one Content-Range. The
 // replacement goes on with the chain of filters, which is in a static variable.
 func TestNginxFromSourcePatch(t *testing.T) {
-	dir := programFiles(t, "nginx", "objs/src/http/modules/ngx_http_range_filter_module.o")
+	dir := programFiles(t, "nginx")
 	program := filepath.Join(dir, "program")
 	pkg := buildPackage(t, "programs/nginx.patch", filepath.Join(dir, "build"), dir, program)
 	if !shares(pkg, "ngx_http_next_header_filter") {

@@ -22,7 +22,7 @@ import (
 // the data; and the generators of random numbers, which the threads use, look at
 // whether they could be kept.
 func TestLibcryptoFromSourcePatch(t *testing.T) {
-	dir := programFiles(t, "openssl", "crypto/asn1/libcrypto-shlib-asn1_lib.o", "crypto/rand/libcrypto-shlib-rand_lib.o")
+	dir := programFiles(t, "openssl")
 	libs := filepath.Join(dir, "root/usr/lib/x86_64-linux-gnu")
 	library := filepath.Join(libs, "libcrypto.so.3")
 	pkg := buildPackage(t, "programs/openssl.patch", filepath.Join(dir, "source"), dir, library)

@@ -310,7 +310,7 @@ func awaitHits(t *testing.T, c *respClient) {
 // Debian's redis, from the source patch: a fix of redis 7.2.8, by which RANDOMKEY
 // ends when clients are paused and all keys have expired.
 func TestRedisFromSourcePatch(t *testing.T) {
-	dir := programFiles(t, "redis", "db.o")
+	dir := programFiles(t, "redis")
 	program := filepath.Join(dir, "program")
 	pkg := buildPackage(t, "programs/redis.patch", filepath.Join(dir, "source"), dir, program)
 	if !shares(pkg, "server") {
