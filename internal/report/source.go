@@ -65,7 +65,11 @@ func message(text string) string {
 		}
 		kept = append(kept, line)
 	}
-	return strings.TrimSpace(strings.Join(kept, ""))
+	text = strings.TrimSpace(strings.Join(kept, ""))
+	if before, _, ok := strings.Cut(text, "\n---\n"); ok {
+		return before // what follows counts lines
+	}
+	return strings.TrimSuffix(text, "\n---")
 }
 
 func newSourceFile(f *srcpatch.File) sourceFile {
