@@ -48,6 +48,23 @@ func (k *kernelSource) compile(t testing.TB, cc, machine string) (before, after 
 // kernelSources are changes of kernel-like code; the first word of want is the
 // exit class.
 var kernelSources = []kernelSource{
+	{name: "checked places without names", only: "gcc", flags: "-fno-data-sections -fsanitize=signed-integer-overflow,shift,bounds", source: `
+extern int ext(int);
+int one(int x) { static int n; n += x; return n; }
+int tick(int x)
+{
+	static int n;
+	static const int tab[] = {3, 1, 4, 1, 5, 9, 2, 6};
+	n += tab[x & 7];
+#ifdef AFTER
+	if (x < 0)
+		return ext(-x);
+	n <<= x;
+#endif
+	return n + x;
+}
+int last(int x) { static int n[4]; return n[x & 3]++ + x; }
+`, want: "0 changed tick"},
 	{name: "lines moved", source: moved(100, 3) + `
 void a(int x) { WARN_ON(x); g = x; }
 void b(int x) { __might_sleep(__FILE__, __LINE__); WARN_ON(x > 3); }

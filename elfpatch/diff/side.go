@@ -127,6 +127,7 @@ func newSide(f *elfpatch.File, name string, rules bool) (*side, error) {
 	for _, p := range s.pieces {
 		s.deriveRefs(p)
 	}
+	s.markPlaces()
 	s.adoptParts()
 	s.adoptPrefixes()
 	s.findSites()
