@@ -24,7 +24,7 @@ var (
 	sweepObjects = flag.String("objects", "", "directory with objects to prove, for TestSweepProof")
 	sweepTarget  = flag.String("target", "", "what they are linked into")
 	sweepDebug   = flag.String("debug-file", "", "its separate debug file")
-	sweepSkip    = flag.String("skip", "", "comma-separated paths of objects that are not part of the target")
+	sweepSkip    = flag.String("skip-dirs", "", "comma-separated directories below it whose objects are not part of the target")
 	sweepList    = flag.Bool("list", false, "print every function that is not proven")
 )
 
@@ -48,15 +48,24 @@ func TestSweepProof(t *testing.T) {
 	index := time.Since(start)
 	s := &sweep{classes: map[string][]string{}}
 	skip := strings.Split(*sweepSkip, ",")
+	all := []string{}
 	err := filepath.WalkDir(*sweepObjects, func(path string, d fs.DirEntry, err error) error {
 		rel, _ := filepath.Rel(*sweepObjects, path)
-		if err == nil && d.Type().IsRegular() && strings.HasSuffix(path, ".o") && !slices.Contains(skip, rel) {
-			s.object(t, target, path, rel, named)
+		switch {
+		case err != nil:
+			return err
+		case d.IsDir() && slices.Contains(skip, rel):
+			return fs.SkipDir
+		case d.Type().IsRegular() && strings.HasSuffix(path, ".o"):
+			all = append(all, rel)
 		}
-		return err
+		return nil
 	})
 	if err != nil {
 		t.Fatal(err)
+	}
+	for _, rel := range all {
+		s.object(t, target, filepath.Join(*sweepObjects, rel), rel, named)
 	}
 	t.Logf("row | %s | %d | %d | %d | %.2f %% | %d bytes in %v, index %v |", filepath.Base(*sweepTarget), s.objects, s.funcs, s.proven,
 		100*float64(s.proven)/float64(max(s.funcs, 1)), s.bytes, s.took.Round(time.Millisecond), index.Round(time.Millisecond))
