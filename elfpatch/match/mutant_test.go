@@ -47,6 +47,11 @@ func newHerd(t *testing.T, obj *elfpatch.File, target *Target) *herd {
 		for k := range f.Size {
 			h.places = append(h.places, mutation{f, f.Addr + k, ""})
 		}
+		for _, x := range f.Extra {
+			for k := range x.Size {
+				h.places = append(h.places, mutation{f, x.Addr + k, "its outlined part"})
+			}
+		}
 		for _, d := range proof.Data() {
 			for k := range d.Size {
 				h.places = append(h.places, mutation{f, d.Addr + k, d.Section})

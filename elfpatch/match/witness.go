@@ -1,7 +1,10 @@
 package match
 
 import (
+	"debug/elf"
 	"fmt"
+	"slices"
+	"strings"
 
 	"livepatch/internal/refusal"
 )
@@ -11,16 +14,53 @@ import (
 // functions of the object know better: where their code stands in one place only,
 // what they say of the same variables has to be the same.
 
+// mustStand reports a function that has to be where a proven one leads to: an
+// outlined part of it, and any that only one field and no table names.
+func (p *prover) mustStand(g *function) bool {
+	if p.wants(g.name) {
+		return true
+	}
+	k, _ := p.obj.keyOf(Address, g.sym, 0)
+	return !p.img.kernel && p.facts[k].uses <= 1 && len(p.candidates(g.sym)) == 0
+}
+
+// helpParts adds the outlined parts of functions as witnesses.
+func (p *prover) helpParts() {
+	for i, s := range p.obj.f.Symbols {
+		if dot := strings.Index(s.Name, ".cold"); dot > 0 && s.Type == elf.STT_FUNC && p.wants(s.Name) {
+			p.help(i)
+		}
+	}
+}
+
+// wants reports a part of a function that is asked for.
+func (p *prover) wants(part string) bool {
+	return slices.ContainsFunc(p.order, func(f *function) bool { return f.wanted && isPartOf(part, f.name) })
+}
+
 // crossExamine places the other functions of the object and holds them against
 // those that are proven. Kernels have names for everything instead.
 func (p *prover) crossExamine() {
-	if p.img.kernel {
-		return
+	if len(p.opt.At) > 0 {
+		return // done in the proof that said so; jumps may have other lengths here
 	}
-	p.helpAll()
+	if p.img.kernel {
+		p.helpParts()
+	} else {
+		p.helpAll()
+	}
 	p.settle()
 	bad := map[key]string{}
 	for _, g := range p.order {
+		if addr, ok := p.known(g); ok && !g.wanted && g.state != proven && !p.obj.replaceable(g.sym) && p.mustStand(g) {
+			k, _ := p.obj.keyOf(Address, g.sym, 0)
+			bad[k] = fmt.Sprintf("%s would be at %#x by %s, where its code is not", g.name, addr, p.facts[k].first)
+		}
+	}
+	for _, g := range p.order {
+		if p.img.kernel {
+			break
+		}
 		if g.wanted || g.state != failed || len(g.fits) != 1 || g.many || p.obj.replaceable(g.sym) {
 			continue
 		}
