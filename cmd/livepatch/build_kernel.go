@@ -14,6 +14,7 @@ import (
 
 	"livepatch/elfpatch/diff"
 	"livepatch/internal/build"
+	"livepatch/internal/image"
 	"livepatch/internal/kbuild"
 	"livepatch/internal/kimage"
 	"livepatch/internal/refusal"
@@ -66,12 +67,12 @@ func (o *images) buildKernel(c *cli.Context, p *printer, record *manifest.Build)
 	if b.site, err = findKernelSite(c, p); err != nil {
 		return in, err
 	}
-	if b.image, _, err = o.kernel(b.site.image); err != nil {
+	opened, err := image.OpenKernel(b.site.image)
+	if err != nil {
 		return in, err
 	}
-	if b.image == nil {
-		return in, fmt.Errorf("read %s: this is a module, not a kernel", b.site.image)
-	}
+	*o = append(*o, opened)
+	b.image = opened.Kernel
 	tree, err := readPatches(c.StringSlice("patch"), b.site.source, record)
 	if err != nil {
 		return in, err
