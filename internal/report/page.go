@@ -191,16 +191,21 @@ func (p *page) count() {
 		}
 		p.Facts = append(p.Facts, fact{strconv.Itoa(n), label})
 	}
-	add(changed, "function replaced", "functions replaced")
+	if p.Manifest != "" {
+		add(changed, "function replaced", "functions replaced")
+	} else {
+		add(changed, "function changed", "functions changed")
+	}
 	if added > 0 {
 		add(added, "function new", "functions new")
 	}
 	if different > 0 {
 		add(different, "instruction differs", "instructions differ")
 	}
-	if len(p.Kernel.Rows) > 0 {
+	switch {
+	case len(p.Kernel.Rows) > 0:
 		add(len(p.Variables.Rows), "symbol shared", "symbols shared")
-	} else {
+	case p.Manifest != "":
 		add(len(p.Variables.Rows), "variable shared", "variables shared")
 	}
 	add(len(p.Findings), "finding", "findings")
