@@ -1,6 +1,7 @@
-// Package compile runs the programs that turn sources into objects. So far that
-// is objtool, which adds to kernel objects what the compiler leaves out: unwind
-// tables, and lists of returns, calls and static-call sites.
+// Package compile runs the programs that turn sources into objects: the
+// compilers of programs, before and after source patches, by what a compile
+// database says; and objtool, which adds to kernel objects what the compiler
+// leaves out: unwind tables, and lists of returns, calls and static-call sites.
 package compile
 
 import (
