@@ -188,7 +188,7 @@ func (g *btfGraph) values(n *node, typ btf.Type) {
 // fields adds the members of a structure or union that begins at a bit of the
 // node's, those of members without a name in their place.
 func (g *btfGraph) fields(n *node, typ btf.Type, at uint64, depth int) error {
-	if g.left -= typ.N + 1; depth > maxNesting || g.left < 0 {
+	if g.left -= typ.N + 1; depth > maxNesting || g.left < 0 || len(n.fields) > maxFields {
 		return fmt.Errorf("%s has too many members, or structures inside each other", n.tag())
 	}
 	for i := range typ.N {

@@ -397,7 +397,14 @@ const (
 )
 
 // differ compares two types as the type of a field or parameter.
-func (c *comparison) differ(x, y ref) (difference, error) {
+func (c *comparison) differ(x, y ref) (difference, error) { return c.differAt(x, y, 0) }
+
+// differAt is differ behind a number of pointers; those of a damaged file may lead to
+// each other for ever.
+func (c *comparison) differAt(x, y ref, depth int) (difference, error) {
+	if depth > maxChain {
+		return same, nil
+	}
 	for range maxChain {
 		a, err := c.a.node(x)
 		if err != nil {
@@ -420,7 +427,7 @@ func (c *comparison) differ(x, y ref) (difference, error) {
 			if (a.word != "") != (b.word != "") {
 				return reworded, nil // a reference is passed as a pointer is
 			}
-			return c.pointees(a.target, b.target)
+			return c.pointees(a.target, b.target, depth+1)
 		case array:
 			if !slices.Equal(a.counts, b.counts) {
 				return breaking, nil
@@ -439,7 +446,7 @@ func (c *comparison) differ(x, y ref) (difference, error) {
 
 // pointees compares what two pointers lead to: void, characters and what is not
 // defined fit all.
-func (c *comparison) pointees(x, y ref) (difference, error) {
+func (c *comparison) pointees(x, y ref, depth int) (difference, error) {
 	a, err := c.a.node(x)
 	if err != nil {
 		return same, err
@@ -452,32 +459,32 @@ func (c *comparison) pointees(x, y ref) (difference, error) {
 	case a.shape == void != (b.shape == void):
 		return reworded, nil
 	case a.shape == prototype && b.shape == prototype:
-		return c.signature(a, b)
+		return c.signature(a, b, depth)
 	}
-	return c.differ(x, y)
+	return c.differAt(x, y, depth)
 }
 
 // signature compares the types of two functions that are called through a
 // pointer.
-func (c *comparison) signature(a, b *node) (difference, error) {
+func (c *comparison) signature(a, b *node, depth int) (difference, error) {
 	if len(a.params) != len(b.params) || a.variadic != b.variadic {
 		return breaking, nil
 	}
 	worst := same
 	for i := range a.params {
-		d, err := c.flat(a.params[i], b.params[i])
+		d, err := c.flat(a.params[i], b.params[i], depth+1)
 		if err != nil {
 			return same, err
 		}
 		worst = max(worst, d)
 	}
-	d, err := c.flat(a.target, b.target)
+	d, err := c.flat(a.target, b.target, depth+1)
 	return max(worst, d), err
 }
 
 // flat is differ for parameters of a function pointer. It does not follow pointers
 // once more, so that it ends.
-func (c *comparison) flat(x, y ref) (difference, error) {
+func (c *comparison) flat(x, y ref, depth int) (difference, error) {
 	a, err := c.a.node(x)
 	if err != nil {
 		return same, err
@@ -489,7 +496,7 @@ func (c *comparison) flat(x, y ref) (difference, error) {
 	if a.shape == pointer && b.shape == pointer {
 		return same, nil
 	}
-	return c.differ(x, y)
+	return c.differAt(x, y, depth)
 }
 
 // crossed compares types of different shapes: numbers and enumerations of one

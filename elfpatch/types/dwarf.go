@@ -12,6 +12,9 @@ import (
 const (
 	maxChain   = 64      // of typedefs, qualifiers, references from one entry to another
 	maxEntries = 1 << 23 // entries of .debug_info that are read for one object; a large one has 500,000
+	// An entry takes some bytes and is read a few times. What reads more goes round in
+	// a damaged file.
+	readsPerByte = 16
 )
 
 // dwarfGraph is DWARF as far as it was asked for. The library's own types would
@@ -32,7 +35,7 @@ type bodies struct {
 	code []ref // its code, and that of its clones
 }
 
-var errEntries = fmt.Errorf("more than %d entries of debug information are in use", maxEntries)
+var errEntries = errors.New("entries of debug information lead to each other too often, or are too many")
 
 // openDWARF finds the functions and variables of an object.
 func openDWARF(f *elfpatch.File) (*dwarfGraph, error) {
@@ -64,15 +67,16 @@ func loadDWARF(f *elfpatch.File) (*dwarfGraph, error) {
 			return nil, err
 		}
 	}
-	g := &dwarfGraph{data: data, r: data.Reader(), left: maxEntries, nodes: map[ref]*node{}, funcs: map[string]*bodies{}, vars: map[string]ref{}}
+	g := &dwarfGraph{data: data, r: data.Reader(), left: min(maxEntries, readsPerByte*len(get["info"])), nodes: map[ref]*node{}, funcs: map[string]*bodies{}, vars: map[string]ref{}}
 	return g, nil
 }
 
 // index goes through what is outside of functions and types.
 func (g *dwarfGraph) index() error {
 	top := g.data.Reader()
+	var last dwarf.Offset
 	for {
-		e, err := g.next(top)
+		e, err := g.after(top, &last)
 		if err != nil || e == nil {
 			return err
 		}
@@ -98,8 +102,37 @@ func (g *dwarfGraph) index() error {
 				g.vars[name] = ref(off)
 			}
 		}
-		top.SkipChildren()
+		if err := g.skip(top, e, &last); err != nil {
+			return err
+		}
 	}
+}
+
+// skip moves on to what follows an entry and its children.
+func (g *dwarfGraph) skip(r *dwarf.Reader, e *dwarf.Entry, last *dwarf.Offset) error {
+	if !e.Children {
+		return nil
+	}
+	for depth := 1; depth > 0; {
+		if next, ok := e.Val(dwarf.AttrSibling).(dwarf.Offset); ok && e.Children && next > e.Offset {
+			r.Seek(next)
+			depth--
+		}
+		if depth == 0 {
+			break
+		}
+		c, err := g.after(r, last)
+		switch {
+		case err != nil || c == nil:
+			return err
+		case c.Tag == 0:
+			depth--
+		case c.Children:
+			depth++
+		}
+		e = c
+	}
+	return nil
 }
 
 func (g *dwarfGraph) addFunction(name string, e *dwarf.Entry) {
@@ -123,6 +156,20 @@ func (g *dwarfGraph) next(r *dwarf.Reader) (*dwarf.Entry, error) {
 	return r.Next()
 }
 
+// after is next for a walk that has come to an entry: what a damaged file says of
+// where the next one is may lead back.
+func (g *dwarfGraph) after(r *dwarf.Reader, last *dwarf.Offset) (*dwarf.Entry, error) {
+	e, err := g.next(r)
+	if err != nil || e == nil || e.Tag == 0 {
+		return e, err
+	}
+	if e.Offset <= *last {
+		return nil, fmt.Errorf(".debug_info+%#x: what follows is at %#x", *last, e.Offset)
+	}
+	*last = e.Offset
+	return e, nil
+}
+
 // entry reads one entry. The next one that g.r reads follows it.
 func (g *dwarfGraph) entry(at ref) (*dwarf.Entry, error) {
 	g.r.Seek(dwarf.Offset(at))
@@ -142,8 +189,9 @@ func (g *dwarfGraph) children(e *dwarf.Entry, fn func(*dwarf.Entry) bool) error 
 	if !e.Children {
 		return nil
 	}
+	last := e.Offset
 	for depth := 1; depth > 0; {
-		c, err := g.next(g.r)
+		c, err := g.after(g.r, &last)
 		switch {
 		case err != nil:
 			return err
@@ -156,7 +204,9 @@ func (g *dwarfGraph) children(e *dwarf.Entry, fn func(*dwarf.Entry) bool) error 
 				depth++
 			}
 		default:
-			g.r.SkipChildren()
+			if err := g.skip(g.r, c, &last); err != nil {
+				return err
+			}
 		}
 	}
 	return nil

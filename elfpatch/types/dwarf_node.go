@@ -152,8 +152,12 @@ func (g *dwarfGraph) prototype(n *node, e *dwarf.Entry) error {
 	return nil
 }
 
-// maxNesting bounds structures without a name inside each other.
-const maxNesting = 16
+// The limits of a structure: how many without a name are inside each other, and how
+// many fields there are in all.
+const (
+	maxNesting = 16
+	maxFields  = 1 << 16
+)
 
 // fields reads the members of a structure, class or union.
 func (g *dwarfGraph) fields(n *node, e *dwarf.Entry) error {
@@ -240,6 +244,9 @@ func (g *dwarfGraph) flatten(n *node, list []field, at uint64, depth int) error 
 				}
 			}
 			continue
+		}
+		if len(n.fields) >= maxFields {
+			return fmt.Errorf("%s: more than %d fields", n.tag(), maxFields)
 		}
 		n.fields = append(n.fields, f)
 	}

@@ -99,8 +99,11 @@ var spellings = map[string]string{
 	"short unsigned int": "unsigned short", "long unsigned int": "unsigned long", "long long unsigned int": "unsigned long long",
 }
 
-// maxSpell bounds the depth of a type that is spelled out.
-const maxSpell = 8
+// What is spelled out of a type: how deep it goes, and how many parameters.
+const (
+	maxSpell  = 8
+	maxParams = 16
+)
 
 // spell is a type for messages: "struct s *", "unsigned int", "int [4]".
 func spell(g graph, r ref) string { return spellDepth(g, r, 0) }
@@ -134,6 +137,10 @@ func spellDepth(g graph, r ref, depth int) string {
 		for i, p := range n.params {
 			if i > 0 {
 				s += ", "
+			}
+			if i == maxParams || depth > 1 {
+				s += "…"
+				break
 			}
 			s += spellDepth(g, p, depth+1)
 		}

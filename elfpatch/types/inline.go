@@ -70,8 +70,9 @@ type copies struct {
 // scan goes through the functions of all units.
 func (s *copies) scan() error {
 	top := s.g.data.Reader()
+	var last dwarf.Offset
 	for {
-		e, err := s.g.next(top)
+		e, err := s.g.after(top, &last)
 		if err != nil || e == nil {
 			return err
 		}
@@ -88,7 +89,9 @@ func (s *copies) scan() error {
 				}
 			}
 		}
-		top.SkipChildren()
+		if err := s.g.skip(top, e, &last); err != nil {
+			return err
+		}
 	}
 }
 
