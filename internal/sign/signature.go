@@ -99,6 +99,9 @@ func decodeLine(line string) (s Signature, err error) {
 	if len(f) != 3 || f[0] != algorithm || len(line) != lineSize {
 		return s, fmt.Errorf("no %s signature", algorithm)
 	}
+	if len(f[1]) != hex.EncodedLen(len(s.Key)) || len(f[2]) != hex.EncodedLen(len(s.Value)) {
+		return s, fmt.Errorf("the key or the signature has another length")
+	}
 	if _, err := hex.Decode(s.Key[:], []byte(f[1])); err != nil {
 		return s, fmt.Errorf("read the key: %w", err)
 	}
