@@ -75,7 +75,7 @@ func Compare(orig, patched *elfpatch.File, funcs []Func) (*Result, error) {
 	if err != nil {
 		return nil, fmt.Errorf("types of the after object: %w", err)
 	}
-	c := &comparison{a: a, b: b, seen: map[[2]ref]bool{}, out: &Result{}, found: map[Change]bool{}}
+	c := &comparison{a: a, b: b, seen: map[[2]ref]bool{}, out: &Result{}, found: map[Change]bool{}, calls: map[[2]ref]difference{}}
 	_, btfA := a.(*btfGraph)
 	_, btfB := b.(*btfGraph)
 	c.out.BTF = btfA || btfB
