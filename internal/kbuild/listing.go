@@ -3,10 +3,11 @@ package kbuild
 import (
 	"context"
 	"fmt"
-	"livepatch/internal/child"
 	"path"
 	"path/filepath"
 	"strings"
+
+	"livepatch/internal/child"
 )
 
 // A listing is what the Makefile of a directory builds with this

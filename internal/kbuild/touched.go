@@ -38,6 +38,13 @@ var outside = []struct {
 	{"arch/*/kernel/pi/", "it runs before the kernel does", refusal.InitTextChanged},
 	{"arch/*/kvm/hyp/nvhe/", "it runs outside of the kernel, as hypervisor", refusal.Unsupported},
 	{"rust/", "it is Rust", refusal.Unsupported},
+	// arch/x86/kvm/Makefile and drivers/gpu/drm/amd/amdgpu/Makefile list objects by
+	// paths with "..": kbuild compiles them as parts of those directories (6.12).
+	{"virt/kvm/", "the Makefile of another directory builds it, which is not followed", refusal.Unsupported},
+	{"drivers/gpu/drm/amd/acp/", "the Makefile of another directory builds it, which is not followed", refusal.Unsupported},
+	{"drivers/gpu/drm/amd/amdkfd/", "the Makefile of another directory builds it, which is not followed", refusal.Unsupported},
+	{"drivers/gpu/drm/amd/display/", "the Makefile of another directory builds it, which is not followed", refusal.Unsupported},
+	{"drivers/gpu/drm/amd/pm/", "the Makefile of another directory builds it, which is not followed", refusal.Unsupported},
 }
 
 // passedOver are files that no object is made from.
@@ -189,7 +196,10 @@ func (t *Tree) units(ctx context.Context, in *touched, limit int) (objects []str
 			continue
 		}
 		for i, unit := range candidates {
-			if outsideKernel(unit) != nil {
+			if out := outsideKernel(unit); out != nil {
+				if out.Code == refusal.Unsupported && unit != source {
+					in.notes = append(in.notes, fmt.Sprintf("%s includes %s and is left out: %s", unit, source, out.Text))
+				}
 				continue
 			}
 			object := strings.TrimSuffix(unit, ".c") + ".o"

@@ -36,7 +36,7 @@ func TestCheckRefuses(t *testing.T) {
 		"arch/x86/entry/entry_64.S": refusal.Assembly, "lib/Kconfig": refusal.BuildFiles, "lib/Kconfig.debug": refusal.BuildFiles, "Makefile": refusal.BuildFiles,
 		"scripts/Makefile.build": refusal.BuildFiles, "arch/x86/kernel/vmlinux.lds.S": refusal.BuildFiles, "scripts/mod/modpost.c": refusal.BuildFiles,
 		"arch/x86/entry/syscalls/syscall_64.tbl": refusal.BuildFiles, "arch/x86/boot/main.c": refusal.InitTextChanged,
-		"drivers/firmware/efi/libstub/x86-stub.c": refusal.InitTextChanged, "rust/kernel/lib.rs": refusal.Unsupported,
+		"drivers/firmware/efi/libstub/x86-stub.c": refusal.InitTextChanged, "rust/kernel/lib.rs": refusal.Unsupported, "virt/kvm/kvm_main.c": refusal.Unsupported,
 	} {
 		err := Check(touch(t, "fs/a.c", name))
 		var list refusal.List
