@@ -100,7 +100,7 @@ var formats = []format{
 const maxDict = 1 << 27
 
 // decompress undoes the compression of b. An image's payload ends with its
-// unpacked size, except with gzip.
+// unpacked size; gzip has it there itself.
 func decompress(b []byte, what string, image bool) ([]byte, error) {
 	for _, f := range formats {
 		if !bytes.HasPrefix(b, []byte(f.magic)) {
@@ -109,6 +109,10 @@ func decompress(b []byte, what string, image bool) ([]byte, error) {
 		if f.open == nil {
 			return nil, fmt.Errorf("unpack %s: %s: %w", what, f.name, ErrCompression)
 		}
+		size := 4 * len(b)
+		if image && len(b) >= 4 {
+			size = int(le.Uint32(b[len(b)-4:]))
+		}
 		if f.strict && image {
 			b = b[:max(len(f.magic), len(b)-4)]
 		}
@@ -116,7 +120,7 @@ func decompress(b []byte, what string, image bool) ([]byte, error) {
 		if err != nil {
 			return nil, fmt.Errorf("unpack %s: %s: %w", what, f.name, err)
 		}
-		out, err := readBounded(r, len(b))
+		out, err := readBounded(r, len(b), size)
 		if c, ok := r.(io.Closer); ok {
 			c.Close()
 		}
@@ -135,11 +139,12 @@ const (
 	freeGrowth = 64 << 20
 )
 
-// readBounded reads all of r, but no more than a kernel can have.
-func readBounded(r io.Reader, packed int) ([]byte, error) {
+// readBounded reads all of r, but no more than a kernel can have. Room for size is
+// made at once, as far as that is likely.
+func readBounded(r io.Reader, packed, size int) ([]byte, error) {
 	most := int64(min(maxUnpacked, freeGrowth+mostGrowth*packed))
 	var out bytes.Buffer
-	out.Grow(min(4*packed, freeGrowth))
+	out.Grow(min(size, 16*packed) + bytes.MinRead)
 	n, err := io.Copy(&out, io.LimitReader(r, most+1))
 	switch {
 	case err != nil:
