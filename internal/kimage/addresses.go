@@ -98,26 +98,33 @@ func (t *rawTable) read(r reading, known anchors) []Symbol {
 			return nil
 		}
 	}
-	out := slices.Clone(t.names)
+	addrs := make([]uint64, n)
 	last, rises := uint64(0), 0
-	for i := range out {
+	for i := range addrs {
 		p := arr + r.size*i
 		if r.size == 8 {
-			out[i].Addr = le.Uint64(t.in.data[p:])
+			addrs[i] = le.Uint64(t.in.data[p:])
 		} else {
-			out[i].Addr = r.addr(t.in.addr+uint64(p), le.Uint32(t.in.data[p:]), base)
+			addrs[i] = r.addr(t.in.addr+uint64(p), le.Uint32(t.in.data[p:]), base)
 		}
-		if out[i].Addr < last {
+		if addrs[i] < last {
 			return nil
 		}
-		if out[i].Addr > last {
+		if addrs[i] > last {
 			rises++
 		}
-		last = out[i].Addr
+		last = addrs[i]
 	}
 	// Few symbols share an address with others; a stretch of zeros would pass for
 	// addresses otherwise.
-	if rises < n/4 || !agrees(out, known) || known.fits != nil && !known.fits(out) {
+	if rises < n/4 {
+		return nil
+	}
+	out := slices.Clone(t.names) // most readings do not come so far
+	for i := range out {
+		out[i].Addr = addrs[i]
+	}
+	if !agrees(out, known) || known.fits != nil && !known.fits(out) {
 		return nil
 	}
 	return out
