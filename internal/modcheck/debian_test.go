@@ -14,11 +14,25 @@ import (
 )
 
 // What is asked of any module, livepatch or not, is answered with yes by those
-// of a distribution: every eighth, and all of them with LIVEPATCH_SLOW=1.
+// of a distribution: every eighth, and all of them with LIVEPATCH_SLOW=1. Kernels that the
+// tests do not fetch are added by their directories in LIVEPATCH_KERNELS.
 func TestModulesOfDebian(t *testing.T) {
-	for _, args := range [][]string{{"6.1"}, {"6.12"}, {"--arch", "arm64", "6.12"}, {"--suite", "unstable", "7.2"}} {
-		t.Run(strings.Join(args, " "), func(t *testing.T) {
-			dir := vm.Fetched(t, args...)
+	kernels := map[string]func(testing.TB) *vm.Kernel{}
+	for _, args := range [][]string{{"6.1"}, {"6.12"}, {"--arch", "arm64", "6.12"}} {
+		kernels[strings.Join(args, " ")] = func(t testing.TB) *vm.Kernel { return vm.Fetched(t, args...) }
+	}
+	for path := range strings.FieldsSeq(os.Getenv("LIVEPATCH_KERNELS")) {
+		kernels[filepath.Base(path)] = func(t testing.TB) *vm.Kernel {
+			k, err := vm.Open(path)
+			if err != nil {
+				t.Fatal(err)
+			}
+			return k
+		}
+	}
+	for name, kernel := range kernels {
+		t.Run(name, func(t *testing.T) {
+			dir := kernel(t)
 			k, err := kimage.Parse(readFile(t, dir.Path("vmlinuz")))
 			if err != nil {
 				t.Fatal(err)
