@@ -9,6 +9,7 @@ import (
 	"os"
 	"path"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"strings"
 )
@@ -60,7 +61,7 @@ func (t *Tree) scanAll(ctx context.Context, was *includes) (*includes, error) {
 	x := &includes{files: map[string]includeFile{}}
 	arch, _ := t.arch()
 	n := 0
-	for _, root := range []string{t.src, t.obj()} {
+	for _, root := range []string{t.files, t.obj()} { // a walk does not enter links
 		err := filepath.WalkDir(root, func(file string, d fs.DirEntry, err error) error {
 			if err != nil {
 				return err
@@ -74,6 +75,8 @@ func (t *Tree) scanAll(ctx context.Context, was *includes) (*includes, error) {
 			switch {
 			case ctx.Err() != nil:
 				return context.Cause(ctx)
+			case root == t.files && slices.Contains(t.products, rel):
+				return skip(d)
 			case d.IsDir() && (noSources[parts[0]] || parts[0] == "arch" && len(parts) == 2 && parts[1] != arch):
 				return filepath.SkipDir
 			case d.IsDir() || !sourceName(rel):
@@ -91,6 +94,14 @@ func (t *Tree) scanAll(ctx context.Context, was *includes) (*includes, error) {
 		}
 	}
 	return x, nil
+}
+
+// skip leaves out a file, or a directory with all that is in it.
+func skip(d fs.DirEntry) error {
+	if d.IsDir() {
+		return filepath.SkipDir
+	}
+	return nil
 }
 
 func sourceName(name string) bool {

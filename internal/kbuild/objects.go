@@ -85,7 +85,7 @@ func (t *Tree) Compile(ctx context.Context, r Request) (objects []*Object, notes
 
 // overlay is the source with the patch: real where a patched file is.
 func (t *Tree) overlay(r Request, name string) *overlay {
-	o := &overlay{from: t.src, to: filepath.Join(r.Dir, name), real: map[string]bool{}, files: map[string][]byte{}, omit: map[string]bool{}}
+	o := t.links(filepath.Join(r.Dir, name))
 	for _, c := range r.Changes.Changes() {
 		if c.Exist {
 			o.files[c.Path] = c.After
@@ -266,7 +266,7 @@ func (t *Tree) checkDeps(o *Object, over *overlay) error {
 		if err != nil {
 			continue
 		}
-		rel, ok := inSource(t.src, real)
+		rel, ok := inSource(t.files, real)
 		if _, patched := over.files[rel]; ok && (patched || over.omit[rel]) {
 			return refusal.New(refusal.Unsupported, o.Source, "it includes the patched %s by the path %s, which leads to the unpatched one",
 				rel, strings.TrimPrefix(dep, over.to+"/"))

@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	"path"
 	"path/filepath"
 	"regexp"
 	"runtime"
@@ -23,7 +24,9 @@ const prepared = "1"
 type Tree struct {
 	*Kernel
 	Compiler *Compiler
-	src      string // the source as kbuild sees it: clean of products of other builds
+	src      string   // the source as kbuild sees it: clean of products of other builds
+	files    string   // where its files really are
+	products []string // what is in files and not in src, by path
 	dirs     map[string]*listing
 }
 
@@ -152,6 +155,10 @@ func first(text, otherwise string) string {
 // do not depend on them.
 var fromHere = regexp.MustCompile(`_VERSION|RUST|NOVA_CORE|CC_CAN_LINK|ML_?DSA|COMPAT_VDSO|TOOLS_SUPPORT|GENDWARFKSYMS`)
 
+// leftOut are the options that Debian leaves out of the configuration in /boot:
+// the salt of build IDs, keys. No function depends on them.
+var leftOut = regexp.MustCompile(`^(# )?CONFIG_(BUILD_SALT|MODULE_SIG_ALL|MODULE_SIG_KEY|SYSTEM_TRUSTED_KEYS)\b`)
+
 // configDiff names the first options in which two configurations differ.
 func configDiff(before, after []byte) string {
 	was, now := options(before), options(after)
@@ -175,7 +182,7 @@ func options(config []byte) map[string]bool {
 	out := map[string]bool{}
 	for line := range strings.Lines(string(config)) {
 		line = strings.TrimSpace(line)
-		if strings.Contains(line, "CONFIG_") && !fromHere.MatchString(line) {
+		if strings.Contains(line, "CONFIG_") && !fromHere.MatchString(line) && !leftOut.MatchString(line) {
 			out[line] = true
 		}
 	}
@@ -237,24 +244,32 @@ func (t *Tree) cleanSource() error {
 	if strings.ContainsAny(src, " :'\"") || strings.ContainsAny(t.Work, " :'\"") {
 		return fmt.Errorf("%q, %q: make cannot work with spaces, colons or quotes in paths", src, t.Work)
 	}
-	t.src = src
+	t.src, t.files, t.products = src, src, nil
 	arch, _ := t.arch()
-	products := []string{".config", "include/config", "include/generated", "arch/" + arch + "/include/generated"}
-	dirty := false
-	for _, p := range products {
-		_, err := os.Lstat(filepath.Join(src, p))
-		dirty = dirty || err == nil
+	for _, p := range []string{".config", "include/config", "include/generated", "arch/" + arch + "/include/generated"} {
+		if _, err := os.Lstat(filepath.Join(src, p)); err == nil {
+			t.products = append(t.products, p)
+		}
 	}
-	if !dirty {
+	if len(t.products) == 0 {
 		return nil
 	}
 	t.src = filepath.Join(t.Work, "source")
 	if err := os.RemoveAll(t.src); err != nil {
 		return err
 	}
-	o := overlay{from: src, to: t.src, real: map[string]bool{"include": true, "arch": true, "arch/" + arch: true, "arch/" + arch + "/include": true}, omit: map[string]bool{}}
-	for _, p := range products {
-		o.omit[p] = true
+	if err := t.links(t.src).link(""); err != nil {
+		return fmt.Errorf("make a tree without what was built in %s: %w", t.Source, err)
 	}
-	return o.link("")
+	return nil
+}
+
+// links is a tree of links to the source, without products of other builds.
+func (t *Tree) links(to string) *overlay {
+	o := &overlay{from: t.files, to: to, real: map[string]bool{}, files: map[string][]byte{}, omit: map[string]bool{}}
+	for _, p := range t.products {
+		o.omit[p] = true
+		o.addReal(path.Dir(p))
+	}
+	return o
 }

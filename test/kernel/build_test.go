@@ -309,16 +309,9 @@ func TestBuildTwice(t *testing.T) {
 		add(k.buildCommand(t, out, []string{patch}), out, fmt.Sprintf("TMPDIR=%s", mkdir(t, strings.Repeat("x", i*40+1))))
 	}
 	if os.Getenv("LIVEPATCH_SLOW") != "" {
-		src := filepath.Join(t.TempDir(), "another-place", "linux")
-		if err := os.Mkdir(filepath.Dir(src), 0o755); err != nil {
-			t.Fatal(err)
-		}
-		if out, err := exec.Command("cp", "-r", k.Path("source"), src).CombinedOutput(); err != nil {
-			t.Fatalf("%v: %s", err, out)
-		}
+		src := k.copySource(t, filepath.Join(t.TempDir(), "another-place", "linux"))
 		out := filepath.Join(t.TempDir(), "fix.lpatch")
-		add(exec.Command(program(t, "livepatch"), "build", "-o", out, "--patch", patch, "--kernel-src", src, "--config", k.Path("headers/.config"),
-			"--symvers", k.Path("headers/Module.symvers"), "--target", k.Path("vmlinuz"), "--objtool", k.Path("objtool")), out, "XDG_CACHE_HOME="+t.TempDir())
+		add(k.givenCommand(t, out, src, patch), out, "XDG_CACHE_HOME="+t.TempDir())
 	}
 	for _, b := range packages[1:] {
 		if !bytes.Equal(b, packages[0]) {
