@@ -171,11 +171,7 @@ func (c *comparison) run() error {
 	for len(c.queue) > 0 {
 		p := c.queue[0]
 		c.queue = c.queue[1:]
-		x, err := c.a.node(p[0])
-		if err != nil {
-			return err
-		}
-		y, err := c.b.node(p[1])
+		x, y, err := c.nodes(p[0], p[1])
 		if err != nil {
 			return err
 		}
@@ -202,6 +198,15 @@ func (c *comparison) run() error {
 		}
 	}
 	return nil
+}
+
+// nodes returns a type of each graph.
+func (c *comparison) nodes(x, y ref) (a, b *node, err error) {
+	if a, err = c.a.node(x); err != nil {
+		return nil, nil, err
+	}
+	b, err = c.b.node(y)
+	return a, b, err
 }
 
 // change notes a difference, once.
@@ -389,11 +394,7 @@ func count(n int) string {
 
 // alike reports two types that may be compared as before and after of one.
 func (c *comparison) alike(x, y ref) (bool, error) {
-	a, err := c.a.node(x)
-	if err != nil {
-		return false, err
-	}
-	b, err := c.b.node(y)
+	a, b, err := c.nodes(x, y)
 	if err != nil {
 		return false, err
 	}

@@ -22,11 +22,7 @@ func (c *comparison) differAt(x, y ref, depth int) (difference, error) {
 		return same, nil
 	}
 	for range maxChain {
-		a, err := c.a.node(x)
-		if err != nil {
-			return same, err
-		}
-		b, err := c.b.node(y)
+		a, b, err := c.nodes(x, y)
 		if err != nil {
 			return same, err
 		}
@@ -63,11 +59,7 @@ func (c *comparison) differAt(x, y ref, depth int) (difference, error) {
 // pointees compares what two pointers lead to: void, characters and what is not
 // defined fit all.
 func (c *comparison) pointees(x, y ref, depth int) (difference, error) {
-	a, err := c.a.node(x)
-	if err != nil {
-		return same, err
-	}
-	b, err := c.b.node(y)
+	a, b, err := c.nodes(x, y)
 	if err != nil {
 		return same, err
 	}
@@ -108,11 +100,7 @@ func (c *comparison) signature(a, b *node, depth int) (difference, error) {
 // flat is differ for parameters of a function pointer. It does not follow pointers
 // once more, so that it ends.
 func (c *comparison) flat(x, y ref, depth int) (difference, error) {
-	a, err := c.a.node(x)
-	if err != nil {
-		return same, err
-	}
-	b, err := c.b.node(y)
+	a, b, err := c.nodes(x, y)
 	if err != nil {
 		return same, err
 	}
