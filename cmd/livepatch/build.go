@@ -67,13 +67,13 @@ func buildAction(c *cli.Context) error {
 	}
 	var opened images
 	defer opened.close()
-	make := opened.buildProgram
+	compile := opened.buildProgram
 	if c.IsSet("kernel") || c.IsSet("kernel-src") {
-		make = opened.buildKernel
+		compile = opened.buildKernel
 	}
 	// From here on the objects before and after are there, and record says from
 	// what they were made.
-	in, err := make(c, p, record)
+	in, err := compile(c, p, record)
 	if c.Context.Err() != nil {
 		return errInterrupted
 	}

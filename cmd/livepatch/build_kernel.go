@@ -2,7 +2,6 @@ package main
 
 import (
 	"context"
-	"crypto/sha256"
 	"errors"
 	"fmt"
 	"os"
@@ -117,11 +116,6 @@ func readPatches(paths []string, source string, record *manifest.Build) (*srcpat
 		record.Inputs = append(record.Inputs, inputOf("patch", filepath.Base(file), b))
 	}
 	return tree, nil
-}
-
-func inputOf(role, name string, data []byte) manifest.Input {
-	sum := sha256.Sum256(data)
-	return manifest.Input{Role: role, Name: name, SHA256: sum[:]}
 }
 
 // readBelow reads a regular file below a directory. A link on the way is

@@ -2,7 +2,6 @@ package main
 
 import (
 	"cmp"
-	"crypto/sha256"
 	"debug/elf"
 	"fmt"
 	"path/filepath"
@@ -125,8 +124,7 @@ func (b *programBuild) compile() (*compile.Compiled, error) {
 }
 
 func (b *programBuild) input(role, name string, data []byte) {
-	sum := sha256.Sum256(data)
-	b.record.Inputs = append(b.record.Inputs, manifest.Input{Role: role, Name: name, SHA256: sum[:]})
+	b.record.Inputs = append(b.record.Inputs, inputOf(role, name, data))
 }
 
 // assign gives each unit to the targets that it is linked into.
@@ -269,11 +267,11 @@ func (b *programBuild) add(t *build.Target, u *unit, lines *diff.LineShift) {
 	if b.sources == nil {
 		b.sources = map[string]bool{}
 	}
-	if key := t.Name + "\x00" + u.Source; b.sources[key] {
+	key := t.Name + "\x00" + u.Source
+	if b.sources[key] {
 		return
-	} else {
-		b.sources[key] = true
 	}
+	b.sources[key] = true
 	if slices.ContainsFunc(t.Pairs, clash) {
 		name = strings.ReplaceAll(filepath.Dir(u.Source), "/", "_") + "_" + u.Object
 	}

@@ -101,8 +101,7 @@ func (o *images) kernelRecord(c *cli.Context, k *build.Kernel, r *manifest.Build
 		if err != nil {
 			return err
 		}
-		sum := sha256.Sum256(b)
-		r.Inputs = append(r.Inputs, manifest.Input{Role: role, Name: filepath.Base(path), SHA256: sum[:]})
+		r.Inputs = append(r.Inputs, inputOf(role, filepath.Base(path), b))
 		return nil
 	}
 	config := c.String("config")
@@ -118,4 +117,10 @@ func (o *images) kernelRecord(c *cli.Context, k *build.Kernel, r *manifest.Build
 		r.Inputs = append(r.Inputs, manifest.Input{Role: "objtool", Name: filepath.Base(c.String("objtool")), SHA256: k.ObjtoolDigest})
 	}
 	return nil
+}
+
+// inputOf is the record of an input whose bytes are at hand.
+func inputOf(role, name string, data []byte) manifest.Input {
+	sum := sha256.Sum256(data)
+	return manifest.Input{Role: role, Name: name, SHA256: sum[:]}
 }
