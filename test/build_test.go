@@ -3,8 +3,6 @@
 package test
 
 import (
-	"bytes"
-	"errors"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -12,6 +10,7 @@ import (
 	"testing"
 
 	"livepatch/internal/pack"
+	"livepatch/internal/testkit/vm"
 )
 
 // programFiles returns the directory that scripts/program-objects made of a
@@ -31,19 +30,7 @@ func programFiles(t *testing.T, name string) string {
 	if os.Getenv("CI") == "" {
 		args = append([]string{"--cached"}, args...)
 	}
-	cmd := exec.Command("../scripts/program-objects", args...)
-	var stderr bytes.Buffer
-	cmd.Stderr = &stderr
-	out, err := cmd.Output()
-	var exit *exec.ExitError
-	switch {
-	case err == nil:
-		return strings.TrimSpace(string(out))
-	case errors.As(err, &exit) && exit.ExitCode() == 3 && os.Getenv("CI") == "":
-		t.Skipf("%s: run scripts/program-objects as scripts/test does", bytes.TrimSpace(stderr.Bytes()))
-	}
-	t.Fatalf("scripts/program-objects %s: %v\n%s", name, err, stderr.Bytes())
-	return ""
+	return vm.Script(t, "program-objects", args...)
 }
 
 // buildPackage runs livepatch build and reads the package.

@@ -4,7 +4,6 @@ package test
 
 import (
 	"bytes"
-	"errors"
 	"fmt"
 	"net"
 	"os"
@@ -19,6 +18,7 @@ import (
 
 	"livepatch/internal/process"
 	"livepatch/internal/testkit"
+	"livepatch/internal/testkit/vm"
 )
 
 // redisFiles returns the directory that scripts/redis-objects made.
@@ -28,19 +28,7 @@ func redisFiles(t *testing.T) string {
 	if os.Getenv("CI") != "" {
 		args = nil
 	}
-	cmd := exec.Command("../scripts/redis-objects", args...)
-	var stderr bytes.Buffer
-	cmd.Stderr = &stderr
-	out, err := cmd.Output()
-	var exit *exec.ExitError
-	switch {
-	case err == nil:
-		return strings.TrimSpace(string(out))
-	case errors.As(err, &exit) && exit.ExitCode() == 3 && os.Getenv("CI") == "":
-		t.Skipf("%s: run scripts/redis-objects", bytes.TrimSpace(stderr.Bytes()))
-	}
-	t.Fatalf("scripts/redis-objects: %v\n%s", err, stderr.Bytes())
-	return ""
+	return vm.Script(t, "redis-objects", args...)
 }
 
 // startRedis runs Debian's program on a socket of its own and returns its pid.
