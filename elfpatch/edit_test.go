@@ -3,11 +3,13 @@ package elfpatch_test
 import (
 	"bytes"
 	"debug/elf"
+	"encoding/binary"
 	"fmt"
 	"os"
 	"os/exec"
 	"path/filepath"
 	"slices"
+	"strings"
 	"testing"
 
 	"livepatch/elfpatch"
@@ -221,5 +223,41 @@ func TestBytesRefuses(t *testing.T) {
 		if _, err := f.Bytes(); err == nil || err.Error() != test.want {
 			t.Errorf("got %v\nwant %s", err, test.want)
 		}
+	}
+}
+
+// Whoever reads relocations looks up their symbols: a file that has none has no
+// relocations, not even against symbol 0.
+func TestRelocationsWithoutSymbols(t *testing.T) {
+	b, err := manySections(t, 2).Bytes()
+	if err != nil {
+		t.Fatal(err)
+	}
+	f, err := elfpatch.Parse(b)
+	if err != nil {
+		t.Fatal(err)
+	}
+	headers := binary.LittleEndian.Uint64(b[0x28:])
+	for i, s := range f.Sections {
+		h := b[headers+64*uint64(i):]
+		switch s.Type {
+		case elf.SHT_SYMTAB:
+			binary.LittleEndian.PutUint32(h[4:], uint32(elf.SHT_PROGBITS))
+		case elf.SHT_RELA:
+			binary.LittleEndian.PutUint32(h[40:], 0)
+			for at := s.Offset; at < s.Offset+s.Size; at += 24 {
+				binary.LittleEndian.PutUint32(b[at+12:], 0)
+			}
+		}
+	}
+	if f, err = elfpatch.Parse(b); err != nil {
+		t.Fatal(err)
+	}
+	if len(f.Symbols) != 0 {
+		t.Fatalf("%d symbols", len(f.Symbols))
+	}
+	got, err := f.Relocations(f.Section(".text.f1"))
+	if want := "symbol index 0, there are 0 symbols"; err == nil || !strings.Contains(err.Error(), want) {
+		t.Errorf("%v, %v, want %s", got, err, want)
 	}
 }

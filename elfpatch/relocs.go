@@ -55,7 +55,8 @@ func (f *File) relocationSections(s *Section) []*Section {
 
 // Relocations returns the relocations that apply to a section, in the order of
 // the file. Offsets are offsets in the section in an ET_REL file, addresses in
-// linked ones that kept their relocations.
+// linked ones that kept their relocations. Symbol is an index of f.Symbols: a
+// file without symbol table has no relocations, not even against symbol 0.
 func (f *File) Relocations(s *Section) ([]Rela, error) {
 	var all []Rela
 	for _, r := range f.relocationSections(s) {
@@ -96,7 +97,7 @@ func (f *File) parseRelocations(s *Section, symbols int) ([]Rela, error) {
 		} else if r.Type != 0 {
 			return nil, malformed(fmt.Sprintf("section %s: entry %d", s.Name, i), "relocations without addends are not used on %v", f.Machine)
 		}
-		if r.Symbol != 0 && uint64(r.Symbol) >= uint64(symbols) {
+		if uint64(r.Symbol) >= uint64(symbols) {
 			return nil, malformed(fmt.Sprintf("section %s: entry %d", s.Name, i), "symbol index %d, there are %d symbols", r.Symbol, symbols)
 		}
 		list[i] = r
@@ -121,7 +122,7 @@ func encodeRelocations(list []Rela) []byte {
 // member of.
 func (f *File) SetRelocations(s *Section, list []Rela) error {
 	for i, r := range list {
-		if uint64(r.Symbol) >= uint64(max(1, len(f.Symbols))) {
+		if uint64(r.Symbol) >= uint64(len(f.Symbols)) {
 			return fmt.Errorf("set relocations of %s: entry %d: symbol index %d, there are %d symbols", s.Name, i, r.Symbol, len(f.Symbols))
 		}
 		if f.Type == elf.ET_REL && r.Offset > s.Size {
