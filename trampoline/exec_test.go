@@ -26,23 +26,34 @@ var runners = []runner{
 	{arm64, "arm64", []string{"aarch64-linux-gnu-gcc", "-O1", "-static"}, "qemu-aarch64"},
 }
 
+// compiler is the command that builds for the machine.
+func (r runner) compiler() []string {
+	if runtime.GOARCH == r.host {
+		return []string{"gcc", "-O1"}
+	}
+	return r.cc
+}
+
 // harness builds the program that executes code and returns the command.
 func (r runner) harness(t *testing.T) []string {
+	t.Helper()
+	return r.build(t, "harness.c")
+}
+
+// build builds a program of testdata and returns the command that runs it.
+func (r runner) build(t *testing.T, source string) []string {
 	t.Helper()
 	if runtime.GOOS != "linux" {
 		t.Skip("executing patched code needs Linux")
 	}
-	cc := r.cc
-	if runtime.GOARCH == r.host {
-		cc = []string{"gcc", "-O1"}
-	}
+	cc := r.compiler()
 	if _, err := exec.LookPath(cc[0]); err != nil {
 		testkit.Missing(t, "no compiler %s", cc[0])
 	}
 	bin := filepath.Join(t.TempDir(), "harness")
-	args := append(cc[1:len(cc):len(cc)], "-o", bin, filepath.Join("testdata", "harness.c"))
+	args := append(cc[1:len(cc):len(cc)], "-o", bin, filepath.Join("testdata", source))
 	if out, err := exec.Command(cc[0], args...).CombinedOutput(); err != nil {
-		testkit.Missing(t, "build the harness: %v\n%s", err, out)
+		testkit.Missing(t, "build %s: %v\n%s", source, err, out)
 	}
 	if runtime.GOARCH == r.host {
 		return []string{bin}

@@ -16,7 +16,7 @@ var imports = map[string][]string{
 	"elfpatch/btf":      {},
 	"elfpatch/types":    {"elfpatch", "elfpatch/btf", "github.com/klauspost/compress/zstd"},
 	"fentry":            {"disasm", "elfpatch", "elfpatch/kernel", "trampoline"},
-	"trampoline":        {},
+	"trampoline":        {"disasm"},
 	"manifest":          {},
 	"internal/refusal":  {},
 	"internal/sign":     {"internal/refusal"},
