@@ -7,6 +7,7 @@ import (
 	"os/exec"
 	"path/filepath"
 	"runtime"
+	"slices"
 	"strings"
 	"testing"
 
@@ -41,7 +42,7 @@ func (r runner) harness(t *testing.T) []string {
 }
 
 // build builds a program of testdata and returns the command that runs it.
-func (r runner) build(t *testing.T, source string) []string {
+func (r runner) build(t *testing.T, source string, more ...string) []string {
 	t.Helper()
 	if runtime.GOOS != "linux" {
 		t.Skip("executing patched code needs Linux")
@@ -51,7 +52,7 @@ func (r runner) build(t *testing.T, source string) []string {
 		testkit.Missing(t, "no compiler %s", cc[0])
 	}
 	bin := filepath.Join(t.TempDir(), "harness")
-	args := append(cc[1:len(cc):len(cc)], "-o", bin, filepath.Join("testdata", source))
+	args := slices.Concat(cc[1:], more, []string{"-o", bin, filepath.Join("testdata", source)})
 	if out, err := exec.Command(cc[0], args...).CombinedOutput(); err != nil {
 		testkit.Missing(t, "build %s: %v\n%s", source, err, out)
 	}
