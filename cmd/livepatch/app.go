@@ -61,6 +61,7 @@ func commands() []*cli.Command {
 		signCommand(),
 		applyCommand(),
 		revertCommand(),
+		runCommand(),
 		statusCommand(),
 		conflictsCommand(),
 		demoCommand(),

@@ -69,12 +69,9 @@ func apply(c *cli.Context) error {
 	if err != nil {
 		return err
 	}
-	pkg, err := readTrusted(c, args[0])
+	pkg, err := processPackage(c, args[0])
 	if err != nil {
 		return err
-	}
-	if pkg.Manifest.Kernel != nil {
-		return hinted(usageErrorf("%s patches the kernel, not processes", args[0]), "livepatch apply %s --kernel", args[0])
 	}
 	res, err := process.Apply(pids, pkg, opt)
 	if err != nil {

@@ -32,7 +32,7 @@ func arrange(app *cli.App, args []string) ([]string, error) {
 	if cmd == nil {
 		return nil, unknownCommand(app, first)
 	}
-	l := line{cmd: cmd, seen: map[cli.Flag]bool{}}
+	l := line{cmd: cmd, seen: map[cli.Flag]bool{}, dashes: -1}
 	if err := l.split(args[2:]); err != nil {
 		return nil, err
 	}
@@ -44,13 +44,28 @@ func arrange(app *cli.App, args []string) ([]string, error) {
 			return nil, hintHelp(usageErrorf("%s needs the option %s", cmd.Name, dashed(f.Names()[0])), cmd)
 		}
 	}
+	app.Metadata[dashesKey] = l.dashes
 	return slices.Concat([]string{args[0], first}, l.options, []string{"--"}, l.arguments), nil
+}
+
+// dashesKey is where the number of the arguments before "--" is kept.
+const dashesKey = "dashes"
+
+// splitArgs returns the arguments before and after "--"; ok is false without it.
+func splitArgs(c *cli.Context) (before, after []string, ok bool) {
+	args := c.Args().Slice()
+	n, _ := c.App.Metadata[dashesKey].(int)
+	if n < 0 {
+		return args, nil, false
+	}
+	return args[:n], args[n:], true
 }
 
 // A line is the command line of one command, taken apart.
 type line struct {
 	cmd                *cli.Command
 	options, arguments []string
+	dashes             int // arguments before "--", -1 without it
 	seen               map[cli.Flag]bool
 	help               bool
 }
@@ -59,6 +74,7 @@ func (l *line) split(words []string) error {
 	for i := 0; i < len(words); i++ {
 		word := words[i]
 		if word == "--" {
+			l.dashes = len(l.arguments)
 			l.arguments = append(l.arguments, words[i+1:]...)
 			return nil
 		}

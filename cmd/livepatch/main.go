@@ -26,6 +26,9 @@ func run(args []string, stdout, stderr io.Writer) int {
 		complete(app, args[2:], stdout)
 		return exitDone
 	}
+	if len(args) > 1 && args[1] == assistWord {
+		return assist(app, args)
+	}
 	arranged, err := arrange(app, args)
 	if err == nil {
 		ctx, stop := interruptible(arranged[1], stderr)

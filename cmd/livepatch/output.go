@@ -33,6 +33,7 @@ func exitCode(err error) int {
 	var (
 		usage  *usageError
 		status statusError
+		start  *startError
 		busy   *process.BusyError
 		tasks  *klp.BusyError
 		list   refusal.List
@@ -43,6 +44,8 @@ func exitCode(err error) int {
 		return exitDone
 	case errors.As(err, &status):
 		return int(status)
+	case errors.As(err, &start):
+		return start.exit
 	case errors.As(err, &usage):
 		return exitUsage
 	case errors.Is(err, build.ErrNothingToPatch):
@@ -109,6 +112,9 @@ func reportError(app *cli.App, err error) int {
 	var h *hintedError
 	if errors.As(err, &h) {
 		p.Hint("%s", h.hint)
+	}
+	if code != exitUsage && p.command == "run" {
+		p.Note("the program was not run")
 	}
 	if code != exitUsage && (p.command == "apply" || p.command == "revert") {
 		p.Note("%s", stateOf(err)) // always the last line
@@ -287,7 +293,7 @@ func (p *printer) headline(n int) string {
 		return plural(n, "change cannot be patched", "changes cannot be patched")
 	case "merge":
 		return plural(n, "reason not to merge the packages", "reasons not to merge the packages")
-	case "apply":
+	case "apply", "run":
 		return plural(n, "reason not to apply the patch", "reasons not to apply the patch")
 	case "revert":
 		return plural(n, "reason not to revert the patch", "reasons not to revert the patch")

@@ -99,10 +99,11 @@ func prepareAll(pids []int, pkg *pack.Package, opt *Options) (procs []*proc, lis
 		p, err := open(pid)
 		if err == nil {
 			p.opt = opt
+			p.keep(opt.held)
 			procs = append(procs, p)
 			err = p.permit()
 		}
-		if err == nil && !opt.ScanMemory {
+		if err == nil && !opt.ScanMemory && !opt.fresh {
 			err = p.coroutines()
 		}
 		if !collect(&reasons, err) {

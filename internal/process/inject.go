@@ -117,6 +117,9 @@ func cannotCall(pid, tid int, why error) error {
 
 // standStill stops a thread at a place between signals.
 func (p *proc) standStill(t *thread, deadline time.Time) error {
+	if t.kept && t.stopped {
+		return nil
+	}
 	if err := t.interrupt(); err != nil {
 		return err
 	}

@@ -31,6 +31,11 @@ type Options struct {
 	hook  func(step string)
 	fault func(addr uint64) bool
 	poke  bool
+
+	// held, if set, is the thread of a process that has not started yet, which
+	// is traced and stands still; fresh says that no code of it has run.
+	held  *thread
+	fresh bool
 }
 
 // The defaults of Options.

@@ -70,6 +70,7 @@ type thread struct {
 	p       *proc
 	tid     int
 	stopped bool
+	kept    bool // by whoever seized it: not let go here
 	grouped bool // by job control
 	signal  int  // to deliver when it is let go: it stopped to receive this
 	regs    registers
@@ -116,7 +117,13 @@ func (p *proc) seizing(tid int) {
 	p.seized[tid] = true
 }
 
-func (t *thread) interrupt() error { return ptraceWord(unix.PTRACE_INTERRUPT, t.tid, 0, 0) }
+// interrupt asks the thread to stop.
+func (t *thread) interrupt() error {
+	if t.kept && t.stopped {
+		return nil
+	}
+	return ptraceWord(unix.PTRACE_INTERRUPT, t.tid, 0, 0)
+}
 
 // wait waits for the thread's next stop until the deadline.
 func (t *thread) wait(deadline time.Time) (unix.WaitStatus, error) {
@@ -166,6 +173,9 @@ var errExec = errors.New("it has started another program")
 // waitStop waits until an interrupted thread stands still: at the interruption,
 // in a group stop, or about to receive a signal, which is then kept for later.
 func (t *thread) waitStop(deadline time.Time) error {
+	if t.kept && t.stopped {
+		return nil
+	}
 	ws, err := t.wait(deadline)
 	if err != nil {
 		return err
@@ -201,6 +211,9 @@ func (t *thread) detach() error {
 		if err := t.waitStop(time.Now().Add(time.Minute)); err != nil && err != errExec && err != errLate {
 			return err
 		}
+	}
+	if t.kept {
+		return nil
 	}
 	t.stopped = false
 	err := ptraceWord(unix.PTRACE_DETACH, t.tid, 0, uintptr(t.signal))

@@ -37,7 +37,7 @@ func retry(deadline time.Time, opt *Options, try func() error) (tries int, err e
 		default:
 			return tries, err
 		}
-		if time.Now().Add(wait).After(deadline) {
+		if time.Now().Add(wait).After(deadline) || opt.held != nil { // that stands still
 			busy.Attempts = tries
 			return tries, busy
 		}

@@ -55,6 +55,9 @@ func (p *proc) stop(deadline time.Time) error {
 
 // seizeThread seizes one thread, nil if it is ending.
 func (p *proc) seizeThread(tid int) (*thread, error) {
+	if p.held != nil && p.held.tid == tid {
+		return p.held, nil
+	}
 	t, err := p.seize(tid)
 	switch {
 	case err == nil:

@@ -34,6 +34,7 @@ type proc struct {
 	auxv    []byte           // what the kernel told the program when it started it
 	patches []live.Found     // in its memory
 	options uintptr          // of ptrace
+	held    *thread          // that somebody else seized and will let go, nil for none
 	threads []*thread        // while stopped
 	seized  map[int]bool     // threads that were neither let go nor seen to end
 	missed  bool             // a thread vanished that was seized
@@ -289,10 +290,14 @@ func (p *proc) writeMem(b []byte, addr uint64, t *thread) error {
 type status struct {
 	state       byte
 	tracer      int
-	uid         int // effective
+	uid, gid    int // effective
+	ignored     uint64
 	seccomp     int // mode
 	shadowStack bool
 }
+
+// ignores reports whether the process ignores a signal.
+func (s *status) ignores(sig unix.Signal) bool { return s.ignored>>(sig-1)&1 != 0 }
 
 func readStatus(path string) (s status, err error) {
 	b, err := os.ReadFile(path)
@@ -314,6 +319,12 @@ func readStatus(path string) (s status, err error) {
 			if len(f) > 1 {
 				s.uid, _ = strconv.Atoi(f[1])
 			}
+		case "Gid":
+			if len(f) > 1 {
+				s.gid, _ = strconv.Atoi(f[1])
+			}
+		case "SigIgn":
+			s.ignored, _ = strconv.ParseUint(f[0], 16, 64)
 		case "Seccomp":
 			s.seccomp, _ = strconv.Atoi(f[0])
 		case "x86_Thread_features":
@@ -351,7 +362,7 @@ func (p *proc) threadStatus(tid int) (status, error) {
 // another tracer, shadow stacks, seccomp.
 func (p *proc) permit() error {
 	var list refusal.List
-	if p.status.tracer != 0 {
+	if p.status.tracer != 0 && p.held == nil {
 		list = append(list, refusal.New(refusal.AlreadyTraced, p.where(), "process %d (%s) traces it", p.status.tracer, commandOf(p.status.tracer)))
 	}
 	tids, err := p.tids()

@@ -4,6 +4,7 @@ package process
 
 import (
 	"fmt"
+	"os/exec"
 	"runtime"
 
 	"livepatch/internal/live"
@@ -14,6 +15,8 @@ import (
 func unsupported() error {
 	return fmt.Errorf("processes cannot be patched on %s/%s yet: the loader runs on linux/amd64", runtime.GOOS, runtime.GOARCH)
 }
+
+type thread struct{}
 
 func Apply([]int, *pack.Package, Options) (*Result, error) { return nil, unsupported() }
 
@@ -28,3 +31,9 @@ func Status(int) ([]live.Found, error) { return nil, unsupported() }
 func All() ([]int, error) { return nil, unsupported() }
 
 func ByExecutable(string) ([]int, error) { return nil, unsupported() }
+
+func PatchAtStart(Start, []*pack.Package, func() error, func(error) int) error { return unsupported() }
+
+func become(*Launch, *request, int, func() error) error { return unsupported() }
+
+func detached(*exec.Cmd) {}
