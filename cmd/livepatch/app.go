@@ -63,6 +63,7 @@ func commands() []*cli.Command {
 		revertCommand(),
 		runCommand(),
 		statusCommand(),
+		repairCommand(),
 		conflictsCommand(),
 		demoCommand(),
 		explainCommand(),

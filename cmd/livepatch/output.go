@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"io"
 	"os"
+	"slices"
 	"strings"
 	"unicode"
 
@@ -116,7 +117,7 @@ func reportError(app *cli.App, err error) int {
 	if code != exitUsage && p.command == "run" {
 		p.Note("the program was not run")
 	}
-	if code != exitUsage && (p.command == "apply" || p.command == "revert") {
+	if code != exitUsage && slices.Contains([]string{"apply", "revert", "repair"}, p.command) {
 		p.Note("%s", stateOf(err)) // always the last line
 	}
 	return code
@@ -297,6 +298,8 @@ func (p *printer) headline(n int) string {
 		return plural(n, "reason not to apply the patch", "reasons not to apply the patch")
 	case "revert":
 		return plural(n, "reason not to revert the patch", "reasons not to revert the patch")
+	case "repair":
+		return plural(n, "reason not to repair the process", "reasons not to repair the process")
 	case "verify":
 		return plural(n, "check failed", "checks failed")
 	}

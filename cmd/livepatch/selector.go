@@ -3,6 +3,8 @@ package main
 import (
 	"fmt"
 	"path/filepath"
+	"slices"
+	"strings"
 	"time"
 
 	"github.com/urfave/cli/v2"
@@ -11,13 +13,17 @@ import (
 	"livepatch/internal/process"
 )
 
-// selectorFlags choose the processes that a command works on.
+// selectorFlags choose what a command works on.
 func selectorFlags() []cli.Flag {
+	return append(processFlags(), &cli.BoolFlag{Name: "kernel", Usage: "this machine's kernel", DisableDefaultText: true})
+}
+
+// processFlags choose processes.
+func processFlags() []cli.Flag {
 	return []cli.Flag{
 		&cli.IntSliceFlag{Name: "pid", Usage: "process `N`; repeatable, all or none are changed"},
 		&cli.StringFlag{Name: "exe", Usage: "every process that runs the executable `PATH`"},
 		&cli.StringFlag{Name: "service", Usage: "every process of the service `UNIT` (not available yet)"},
-		&cli.BoolFlag{Name: "kernel", Usage: "this machine's kernel", DisableDefaultText: true},
 	}
 }
 
@@ -42,7 +48,7 @@ func selected(c *cli.Context) ([]int, error) {
 	}
 	switch {
 	case given > 1:
-		return nil, hintHelp(usageErrorf("%s takes one of --pid, --exe, --service, --kernel", c.Command.Name), c.Command)
+		return nil, hintHelp(usageErrorf("%s takes one of %s", c.Command.Name, selectors(c, "--pid", "--exe", "--service")), c.Command)
 	case c.IsSet("service"):
 		return nil, hintHelp(usageErrorf("--service is not available yet: use --pid or --exe"), c.Command)
 	case c.IsSet("exe"):
@@ -59,6 +65,17 @@ func selected(c *cli.Context) ([]int, error) {
 		}
 	}
 	return pids, nil
+}
+
+// selectors lists options, and --kernel if the command has it.
+func selectors(c *cli.Context, list ...string) string {
+	for _, f := range c.Command.Flags {
+		if slices.Contains(f.Names(), "kernel") {
+			list = append(list, "--kernel")
+		}
+	}
+	last := len(list) - 1
+	return strings.Join(list[:last], ", ") + " or " + list[last]
 }
 
 // kernelFlags are the options that only --kernel takes, besides those that a
@@ -93,7 +110,7 @@ func selectsKernel(c *cli.Context, only ...string) (bool, error) {
 func mustSelect(c *cli.Context) ([]int, error) {
 	pids, err := selected(c)
 	if err == nil && len(pids) == 0 {
-		return nil, hintHelp(usageErrorf("%s needs --pid, --exe or --kernel", c.Command.Name), c.Command)
+		return nil, hintHelp(usageErrorf("%s needs %s", c.Command.Name, selectors(c, "--pid", "--exe")), c.Command)
 	}
 	return pids, err
 }

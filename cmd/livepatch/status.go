@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"slices"
+	"strings"
 	"text/tabwriter"
 
 	"github.com/urfave/cli/v2"
@@ -25,7 +26,7 @@ Reads what is applied from the memory of the processes themselves; they are not
 stopped. Without a selector it looks at every process that it may look at: all
 for root, your own otherwise. Reverted patches are listed as long as their
 memory is mapped. A patch is shown as interrupted, with the number of writes
-that are in memory, if livepatch was killed half-way; revert takes it back.
+that are in memory, if livepatch was killed half-way; repair ends that.
 
 With --kernel it shows every livepatch of the running kernel, whoever made it,
 as /sys/kernel/livepatch does, the tasks that a transition waits for, and
@@ -38,12 +39,6 @@ Examples:
   livepatch status --kernel`,
 		Action: showStatus,
 	}
-}
-
-// processStatus is what status tells of one process.
-type processStatus struct {
-	PID     int           `json:"pid"`
-	Patches []live.Report `json:"patches"`
 }
 
 func showStatus(c *cli.Context) error {
@@ -62,7 +57,7 @@ func showStatus(c *cli.Context) error {
 	if err != nil {
 		return err
 	}
-	var list []processStatus
+	var list []*process.Report
 	switch all := len(pids) == 0; {
 	case !all && c.Bool("all"):
 		return hintHelp(usageErrorf("--all goes without --pid and --exe"), c.Command)
@@ -80,27 +75,27 @@ func showStatus(c *cli.Context) error {
 	return printStatus(p, list)
 }
 
-func statusOf(p *printer, pids []int) ([]processStatus, error) {
-	list := []processStatus{}
+func statusOf(p *printer, pids []int) ([]*process.Report, error) {
+	list := []*process.Report{}
 	for i, pid := range pids {
 		p.Progress("looking at process", i+1, len(pids))
 		found, err := process.Status(pid)
 		if err != nil {
 			return nil, err
 		}
-		list = append(list, newStatus(pid, found))
+		list = append(list, found)
 	}
 	return list, nil
 }
 
 // statusOfAll lists the processes that have patches. Others end while it
 // looks, or have no memory; those that it may not look at are counted.
-func statusOfAll(p *printer) ([]processStatus, error) {
+func statusOfAll(p *printer) ([]*process.Report, error) {
 	pids, err := process.All()
 	if err != nil {
 		return nil, err
 	}
-	list, denied := []processStatus{}, 0
+	list, denied := []*process.Report{}, 0
 	for i, pid := range pids {
 		p.Progress("looking at process", i+1, len(pids))
 		found, err := process.Status(pid)
@@ -108,8 +103,8 @@ func statusOfAll(p *printer) ([]processStatus, error) {
 		switch {
 		case errors.As(err, &no) && no.Code == refusal.NoPermission:
 			denied++
-		case err == nil && len(found) > 0:
-			list = append(list, newStatus(pid, found))
+		case err == nil && len(found.Patches) > 0:
+			list = append(list, found)
 		}
 	}
 	if denied > 0 {
@@ -118,26 +113,14 @@ func statusOfAll(p *printer) ([]processStatus, error) {
 	return list, nil
 }
 
-func newStatus(pid int, found []live.Found) processStatus {
-	s := processStatus{pid, []live.Report{}}
-	for i := range found {
-		s.Patches = append(s.Patches, found[i].Report())
-	}
-	return s
-}
-
-func printStatus(p *printer, list []processStatus) error {
+// printStatus lists patches, and which of them each function belongs to if it is
+// not the one of the line.
+func printStatus(p *printer, list []*process.Report) error {
 	var rows []string
 	for _, s := range list {
-		for _, r := range s.Patches {
-			names := ""
-			for i, f := range r.Functions {
-				if i > 0 {
-					names += " "
-				}
-				names += f.Name
-			}
-			rows = append(rows, fmt.Sprintf("%d\t%s\t%s\t%s\t%d\t%s", s.PID, r.Name, r.Condition(), r.Target, r.Size, names))
+		for i := range s.Patches {
+			r := &s.Patches[i]
+			rows = append(rows, fmt.Sprintf("%d\t%s\t%s\t%s\t%d\t%s", s.PID, r.Name, r.Condition(), r.Target, r.Size, patchedFunctions(r)))
 		}
 	}
 	if len(rows) == 0 {
@@ -151,5 +134,25 @@ func printStatus(p *printer, list []processStatus) error {
 	for _, row := range rows {
 		fmt.Fprintln(w, row)
 	}
-	return w.Flush()
+	if err := w.Flush(); err != nil {
+		return err
+	}
+	for _, s := range list {
+		if c := s.Change; c != nil && !c.Alive {
+			p.Hint("livepatch repair --pid %d ends the %s that was interrupted there", s.PID, c.Kind)
+		}
+	}
+	return nil
+}
+
+func patchedFunctions(r *live.Report) string {
+	var names []string
+	for _, f := range r.Functions {
+		name := f.Name
+		if n := len(f.Versions); n > 0 && r.State == live.Applied.String() && f.Versions[n-1] != r.Name {
+			name += " (now of " + f.Versions[n-1] + ")"
+		}
+		names = append(names, name)
+	}
+	return strings.Join(names, " ")
 }

@@ -1,7 +1,9 @@
 // Package live holds what the loaders know about patches in a running target:
 // the record that a patch keeps in the target's own memory, so that any loader
-// can tell what is applied from the target alone, and the scan that proves that
-// no thread is inside given code. It is pure: it takes bytes and addresses.
+// can tell from the target alone what is applied, what was being changed when a
+// loader died, and how to finish or undo it; the stack of versions of each
+// function; and the scan that proves that no thread is inside given code. It is
+// pure: it takes bytes and addresses.
 package live
 
 import (
@@ -14,8 +16,8 @@ type State uint8
 
 const (
 	Preparing State = 1 // mapped, no byte of the target's text is changed
-	Applied   State = 2 // every write is made
-	Reverted  State = 3 // every write is undone; the memory stays for threads that may hold its addresses
+	Applied   State = 2 // its functions are versions of the target's
+	Reverted  State = 3 // nothing leads to it; the memory stays for threads that may hold its addresses
 )
 
 func (s State) String() string {
@@ -33,17 +35,51 @@ func (s State) String() string {
 // Known reports whether s is a state that this package defines.
 func (s State) Known() bool { return s >= Preparing && s <= Reverted }
 
+// Phase says how far a change has come. It is one byte of the record that leads
+// the change.
+type Phase uint8
+
+const (
+	Idle      Phase = 0 // there is no change
+	Begun     Phase = 1 // text is written from here on
+	Committed Phase = 2 // all text is written, the states are not
+)
+
+// Known reports whether p is a phase that this package defines.
+func (p Phase) Known() bool { return p <= Committed }
+
+// Owner is the loader that made a record or made the last change of it.
+type Owner struct {
+	PID       uint32
+	Namespace uint64 // of process numbers: the inode of /proc/PID/ns/pid
+	Start     uint64 // of the process, in clock ticks since boot, as in /proc/PID/stat
+}
+
+// Control is the part of a record that changes while the patch lives. Records
+// that change together hold the same Change; the phase in one of them is that of
+// the change.
+type Control struct {
+	State     State
+	Next      State // that the patch gets by Change
+	Phase     Phase
+	Change    uint64 // a random number
+	Processes uint32 // that Change is about
+	Sequence  uint64 // later patches of a process have higher ones; images of one package the same
+	Owner     Owner
+}
+
 // A Record is what a patch says of itself at the start of its memory. Addresses
 // are those of the process.
 type Record struct {
-	State     State
-	Name      string    // of the patch
-	Digest    [32]byte  // of the package
-	Target    string    // base name of the patched file
-	BuildID   []byte    // of the patched file
-	Bias      uint64    // load bias of the patched file
-	Base      uint64    // where the patch is mapped
-	Sizes     [3]uint64 // bytes mapped read-only (this record first), executable, writable; in this order
+	Control
+	Name      string     // of the patch
+	Digest    [32]byte   // of the package
+	Requires  [][32]byte // digests of the packages that it builds on
+	Target    string     // base name of the patched file
+	BuildID   []byte     // of the patched file
+	Bias      uint64     // load bias of the patched file
+	Base      uint64     // where the patch is mapped
+	Sizes     [3]uint64  // bytes mapped read-only (this record first), executable, writable; in this order
 	Functions []Function
 	Writes    []Write
 }
@@ -55,9 +91,15 @@ type Function struct {
 	OldSize uint64
 	New     uint64 // address of the replacement
 	NewSize uint64
+
+	Outlined []Extent // what the compiler moved out of the original
 }
 
-// Write is one change of the target's text.
+// Extent is a stretch of code.
+type Extent struct{ Addr, Size uint64 }
+
+// Write is one change of the target's text. Old is what the file holds, also in
+// a patch that was put on top of another.
 type Write struct {
 	Function int // index into Functions
 	Addr     uint64
@@ -76,30 +118,18 @@ func (r *Record) Code() (start, end uint64) {
 	return start, start + r.Sizes[1]
 }
 
-// Redirect returns the name of the function whose write covers an address, if
-// the patch is applied.
-func (r *Record) Redirect(addr, n uint64) (name string, ok bool) {
-	if r.State != Applied {
-		return "", false
+// shares returns the function of the patch that shares a byte with an extent of
+// old code, by its body or by its writes.
+func (r *Record) shares(addr, n uint64) *Function {
+	for i := range r.Functions {
+		if f := &r.Functions[i]; addr < f.Old+f.OldSize && f.Old < addr+n {
+			return f
+		}
 	}
 	for _, w := range r.Writes {
 		if addr < w.Addr+uint64(len(w.Old)) && w.Addr < addr+n {
-			return r.Functions[w.Function].Name, true
+			return &r.Functions[w.Function]
 		}
 	}
-	return "", false
-}
-
-// Owns returns the name of the function of the patch that shares a byte with
-// an extent of old code, if the patch is applied.
-func (r *Record) Owns(addr, n uint64) (name string, ok bool) {
-	if r.State != Applied {
-		return "", false
-	}
-	for _, f := range r.Functions {
-		if addr < f.Old+f.OldSize && f.Old < addr+n {
-			return f.Name, true
-		}
-	}
-	return r.Redirect(addr, n)
+	return nil
 }

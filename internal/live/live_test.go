@@ -6,15 +6,17 @@ import (
 	"testing"
 
 	"github.com/google/go-cmp/cmp"
+	"github.com/google/go-cmp/cmp/cmpopts"
 )
 
 func record() *Record {
 	return &Record{
-		State: Applied, Name: "fix", Digest: [32]byte{1, 2, 3}, Target: "server", BuildID: []byte{0xab, 0xcd},
+		Control: Control{State: Applied, Sequence: 7, Owner: Owner{PID: 4182, Start: 99, Namespace: 5}},
+		Name:    "fix", Digest: [32]byte{1, 2, 3}, Requires: [][32]byte{{4}, {5}}, Target: "server", BuildID: []byte{0xab, 0xcd},
 		Bias: 0x555555554000, Base: 0x555555000000, Sizes: [3]uint64{0x1000, 0x2000, 0x1000},
 		Functions: []Function{
 			{Name: "answer", Old: 0x555555555100, OldSize: 0x20, New: 0x555555001000, NewSize: 0x30},
-			{Name: "other", Old: 0x555555555200, OldSize: 0x40, New: 0x555555001040, NewSize: 0x10},
+			{Name: "other", Old: 0x555555555200, OldSize: 0x40, New: 0x555555001040, NewSize: 0x10, Outlined: []Extent{{0x555555555900, 8}}},
 		},
 		Writes: []Write{
 			{Function: 0, Addr: 0x555555555104, Old: []byte{1, 2, 3, 4, 5}, New: []byte{0xe9, 1, 2, 3, 4}},
@@ -37,12 +39,12 @@ func (m memory) ReadAt(p []byte, off int64) (int, error) {
 }
 
 func TestRecordRoundTrip(t *testing.T) {
-	for _, r := range []*Record{record(), {State: Preparing}} {
+	for _, r := range []*Record{record(), {Control: Control{State: Preparing}}} {
 		got, err := Decode(append(r.Encode(), 0, 0, 0))
 		if err != nil {
 			t.Fatal(err)
 		}
-		if diff := cmp.Diff(r.Report(), got.Report()); diff != "" {
+		if diff := cmp.Diff(r, got, cmpopts.EquateEmpty()); diff != "" {
 			t.Error(diff)
 		}
 		if !bytes.Equal(got.Encode(), r.Encode()) {
@@ -70,11 +72,14 @@ func TestDecodeRefuses(t *testing.T) {
 		{"nothing", func(b []byte) []byte { return nil }, "no magic"},
 		{"magic", func(b []byte) []byte { b[1] ^= 1; return b }, "no magic"},
 		{"version", func(b []byte) []byte { b[16] = 9; return b }, "version 9"},
-		{"state", func(b []byte) []byte { b[stateOffset] = 77; return b }, "state 77 is unknown"},
-		{"long body", func(b []byte) []byte { le.PutUint32(b[24:], 1<<31); return b }, "body of 2147483648 bytes"},
+		{"state", func(b []byte) []byte { b[StateOffset] = 77; return b }, "state 77 is unknown"},
+		{"next state", func(b []byte) []byte { b[StateOffset+1] = 78; return b }, "state 78 is unknown"},
+		{"phase", func(b []byte) []byte { b[PhaseOffset] = 3; b[StateOffset+1] = 2; return b }, "phase 3"},
+		{"phase of nothing", func(b []byte) []byte { b[PhaseOffset] = 1; return b }, "leads nowhere"},
+		{"long body", func(b []byte) []byte { le.PutUint32(b[20:], 1<<31); return b }, "body of 2147483648 bytes"},
 		{"cut", func(b []byte) []byte { return b[:len(b)-1] }, "are there"},
 		{"body", func(b []byte) []byte { b[len(b)-1] ^= 1; return b }, "checksum"},
-		{"sum", func(b []byte) []byte { b[28] ^= 1; return b }, "checksum"},
+		{"sum", func(b []byte) []byte { b[24] ^= 1; return b }, "checksum"},
 	} {
 		t.Run(tc.name, func(t *testing.T) {
 			_, err := Decode(tc.change(record().Encode()))
@@ -84,10 +89,11 @@ func TestDecodeRefuses(t *testing.T) {
 		})
 	}
 	for name, r := range map[string]*Record{
-		"sizes":    {State: Applied, Base: ^uint64(0) - 10, Sizes: [3]uint64{20, 0, 0}},
-		"function": {State: Applied, Writes: []Write{{Function: 0}}},
-		"lengths":  {State: Applied, Functions: []Function{{}}, Writes: []Write{{Old: []byte{1}}}},
-		"wraps":    {State: Applied, Functions: []Function{{Old: ^uint64(0), OldSize: 2}}},
+		"sizes":    {Control: Control{State: Applied}, Base: ^uint64(0) - 10, Sizes: [3]uint64{20, 0, 0}},
+		"function": {Control: Control{State: Applied}, Writes: []Write{{Function: 0}}},
+		"lengths":  {Control: Control{State: Applied}, Functions: []Function{{}}, Writes: []Write{{Old: []byte{1}}}},
+		"outlined": {Control: Control{State: Applied}, Functions: []Function{{Outlined: []Extent{{^uint64(0), 2}}}}},
+		"wraps":    {Control: Control{State: Applied}, Functions: []Function{{Old: ^uint64(0), OldSize: 2}}},
 	} {
 		if _, err := Decode(r.Encode()); err == nil {
 			t.Errorf("%s: accepted", name)
@@ -114,24 +120,24 @@ func TestFind(t *testing.T) {
 	}
 }
 
-func TestOwns(t *testing.T) {
+func TestShares(t *testing.T) {
 	r := record()
+	r.Writes[0].Addr = 0x5555555550f0 // before the function
 	for _, tc := range []struct {
 		addr, n uint64
 		want    string
 	}{
 		{0x5555555550ff, 1, ""}, {0x5555555550ff, 2, "answer"}, {0x55555555511f, 1, "answer"}, {0x555555555120, 1, ""},
 		{0x555555555240, 8, ""}, {0x55555555523f, 8, "other"},
+		{0x5555555550e0, 16, ""}, {0x5555555550e0, 17, "answer"}, {0x5555555550f4, 1, "answer"}, {0x5555555550f5, 1, ""},
 	} {
-		if got, _ := r.Owns(tc.addr, tc.n); got != tc.want {
-			t.Errorf("%#x, %d bytes: owned by %q, want %q", tc.addr, tc.n, got, tc.want)
+		got := ""
+		if f := r.shares(tc.addr, tc.n); f != nil {
+			got = f.Name
 		}
-	}
-	if r.State = Reverted; r.State.String() != "reverted" {
-		t.Error(r.State)
-	}
-	if _, ok := r.Owns(0x555555555100, 1); ok {
-		t.Error("a reverted patch owns a function")
+		if got != tc.want {
+			t.Errorf("%#x, %d bytes: shared with %q, want %q", tc.addr, tc.n, got, tc.want)
+		}
 	}
 }
 
@@ -210,7 +216,7 @@ func BenchmarkWords(b *testing.B) {
 
 func FuzzDecode(f *testing.F) {
 	f.Add(record().Encode())
-	f.Add((&Record{State: Preparing}).Encode())
+	f.Add((&Record{Control: Control{State: Preparing}}).Encode())
 	f.Fuzz(func(t *testing.T, b []byte) {
 		r, err := Decode(b)
 		if err != nil {
@@ -223,7 +229,8 @@ func FuzzDecode(f *testing.F) {
 		if !bytes.Equal(again.Encode(), r.Encode()) {
 			t.Fatal("encoding again gives other bytes")
 		}
-		r.Owns(0x1000, 1)
-		r.Code()
+		p := Look(memory{}, []*Record{r})
+		p.Reports(func(Owner) bool { return false })
+		Plan(nil, []*Record{r})
 	})
 }

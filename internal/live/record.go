@@ -12,23 +12,29 @@ import (
 //
 //	0   16  magic
 //	16   4  format version
-//	20   1  state
-//	21   3  zero
-//	24   4  length of the body
-//	28   4  CRC-32 (IEEE) of the body
-//	32   …  body: base, bias, three sizes (8 bytes each); digest (32); name,
-//	        target, build-id; functions; writes. Byte strings and lists start
-//	        with their length in 4 bytes.
+//	20   4  length of the body
+//	24   4  CRC-32 (IEEE) of the body
+//	28   4  zero
+//	32  48  control: state, next state, phase, zero (1 byte each); processes (4);
+//	        change, sequence (8 each); owner's number, zero (4 each), start,
+//	        namespace (8 each)
+//	80   …  body: base, bias, three sizes (8 bytes each); digest (32); name,
+//	        target, build-id; digests required; functions; writes. Byte strings
+//	        and lists start with their length in 4 bytes.
 //
-// The state is outside the checksum: it changes alone.
+// The control is outside the checksum: it changes alone. It lies within a page,
+// so that a write of it by the kernel is never cut by the death of the writer.
 const (
 	magic         = "\x7fLIVEPATCH\x00\xd1\x9e\x5c\x0a\x01"
-	recordVersion = 1
-	headerSize    = 32
-	stateOffset   = 20
+	recordVersion = 2
+	headerSize    = 80
 
-	// StateOffset is the place of the state byte in a record.
-	StateOffset = stateOffset
+	// ControlOffset and ControlSize are the place of the control in a record;
+	// StateOffset and PhaseOffset those of two bytes in it.
+	ControlOffset = 32
+	ControlSize   = headerSize - ControlOffset
+	StateOffset   = ControlOffset
+	PhaseOffset   = ControlOffset + 2
 
 	// MaxRecord bounds the bytes of a record.
 	MaxRecord = 64 << 20
@@ -42,7 +48,7 @@ func (r *Record) Encode() []byte {
 	b := make([]byte, headerSize, headerSize+256)
 	copy(b, magic)
 	le.PutUint32(b[16:], recordVersion)
-	b[stateOffset] = byte(r.State)
+	copy(b[ControlOffset:], r.Control.Encode())
 	for _, v := range []uint64{r.Base, r.Bias, r.Sizes[0], r.Sizes[1], r.Sizes[2]} {
 		b = le.AppendUint64(b, v)
 	}
@@ -50,11 +56,19 @@ func (r *Record) Encode() []byte {
 	for _, s := range [][]byte{[]byte(r.Name), []byte(r.Target), r.BuildID} {
 		b = appendBytes(b, s)
 	}
+	b = le.AppendUint32(b, uint32(len(r.Requires)))
+	for i := range r.Requires {
+		b = append(b, r.Requires[i][:]...)
+	}
 	b = le.AppendUint32(b, uint32(len(r.Functions)))
 	for _, f := range r.Functions {
 		b = appendBytes(b, []byte(f.Name))
 		for _, v := range []uint64{f.Old, f.OldSize, f.New, f.NewSize} {
 			b = le.AppendUint64(b, v)
+		}
+		b = le.AppendUint32(b, uint32(len(f.Outlined)))
+		for _, x := range f.Outlined {
+			b = le.AppendUint64(le.AppendUint64(b, x.Addr), x.Size)
 		}
 	}
 	b = le.AppendUint32(b, uint32(len(r.Writes)))
@@ -64,9 +78,37 @@ func (r *Record) Encode() []byte {
 		b = appendBytes(b, w.Old)
 		b = appendBytes(b, w.New)
 	}
-	le.PutUint32(b[24:], uint32(len(b)-headerSize))
-	le.PutUint32(b[28:], crc32.ChecksumIEEE(b[headerSize:]))
+	le.PutUint32(b[20:], uint32(len(b)-headerSize))
+	le.PutUint32(b[24:], crc32.ChecksumIEEE(b[headerSize:]))
 	return b
+}
+
+// Encode returns the ControlSize bytes of a control.
+func (c *Control) Encode() []byte {
+	b := []byte{byte(c.State), byte(c.Next), byte(c.Phase), 0}
+	b = le.AppendUint32(b, c.Processes)
+	b = le.AppendUint64(b, c.Change)
+	b = le.AppendUint64(b, c.Sequence)
+	b = le.AppendUint64(b, uint64(c.Owner.PID))
+	b = le.AppendUint64(b, c.Owner.Start)
+	return le.AppendUint64(b, c.Owner.Namespace)
+}
+
+// decodeControl reads what Encode wrote.
+func decodeControl(b []byte) (c Control, err error) {
+	d := decoder{b: b[4:ControlSize]}
+	c = Control{State: State(b[0]), Next: State(b[1]), Phase: Phase(b[2])}
+	c.Processes, c.Change, c.Sequence = d.u32(), d.u64(), d.u64()
+	c.Owner = Owner{PID: uint32(d.u64()), Start: d.u64(), Namespace: d.u64()}
+	switch {
+	case !c.State.Known():
+		err = fmt.Errorf("patch record: %v is unknown", c.State)
+	case c.Next != 0 && !c.Next.Known():
+		err = fmt.Errorf("patch record: %v is unknown", c.Next)
+	case !c.Phase.Known() || c.Phase != Idle && c.Next == 0:
+		err = fmt.Errorf("patch record: phase %d is unknown or leads nowhere", c.Phase)
+	}
+	return c, err
 }
 
 func appendBytes(b, s []byte) []byte {
@@ -83,23 +125,31 @@ func Decode(b []byte) (*Record, error) {
 		return nil, fmt.Errorf("patch record: body of %d bytes, %d are there", n, len(b)-headerSize)
 	}
 	body := b[headerSize : headerSize+int(n)]
-	if sum := crc32.ChecksumIEEE(body); sum != le.Uint32(b[28:]) {
-		return nil, fmt.Errorf("patch record: checksum %#x, not %#x", sum, le.Uint32(b[28:]))
+	if sum := crc32.ChecksumIEEE(body); sum != le.Uint32(b[24:]) {
+		return nil, fmt.Errorf("patch record: checksum %#x, not %#x", sum, le.Uint32(b[24:]))
+	}
+	control, err := decodeControl(b[ControlOffset:headerSize])
+	if err != nil {
+		return nil, err
 	}
 	d := decoder{b: body}
-	r := &Record{State: State(b[stateOffset])}
-	if !r.State.Known() {
-		return nil, fmt.Errorf("patch record: %v is unknown", r.State)
-	}
+	r := &Record{Control: control}
 	r.Base, r.Bias = d.u64(), d.u64()
 	for i := range r.Sizes {
 		r.Sizes[i] = d.u64()
 	}
 	copy(r.Digest[:], d.take(len(r.Digest)))
 	r.Name, r.Target, r.BuildID = string(d.bytes()), string(d.bytes()), d.bytes()
-	const leastFunction, leastWrite = 36, 20
+	const digestSize, leastFunction, extentSize, leastWrite = 32, 40, 16, 20
+	for range d.count(digestSize) {
+		r.Requires = append(r.Requires, [digestSize]byte(d.take(digestSize)))
+	}
 	for range d.count(leastFunction) {
-		r.Functions = append(r.Functions, Function{string(d.bytes()), d.u64(), d.u64(), d.u64(), d.u64()})
+		f := Function{Name: string(d.bytes()), Old: d.u64(), OldSize: d.u64(), New: d.u64(), NewSize: d.u64()}
+		for range d.count(extentSize) {
+			f.Outlined = append(f.Outlined, Extent{d.u64(), d.u64()})
+		}
+		r.Functions = append(r.Functions, f)
 	}
 	for range d.count(leastWrite) {
 		r.Writes = append(r.Writes, Write{int(d.u32()), d.u64(), d.bytes(), d.bytes()})
@@ -117,10 +167,10 @@ func bodyLength(b []byte) (uint32, error) {
 		return 0, fmt.Errorf("patch record: no magic")
 	case le.Uint32(b[16:]) != recordVersion:
 		return 0, fmt.Errorf("patch record: version %d, this program knows %d", le.Uint32(b[16:]), recordVersion)
-	case le.Uint32(b[24:]) > MaxRecord:
-		return 0, fmt.Errorf("patch record: body of %d bytes", le.Uint32(b[24:]))
+	case le.Uint32(b[20:]) > MaxRecord:
+		return 0, fmt.Errorf("patch record: body of %d bytes", le.Uint32(b[20:]))
 	}
-	return le.Uint32(b[24:]), nil
+	return le.Uint32(b[20:]), nil
 }
 
 // check refuses what would make the arithmetic of its users wrap.
@@ -135,6 +185,11 @@ func (r *Record) check() error {
 	for _, f := range r.Functions {
 		if f.Old+f.OldSize < f.Old || f.New+f.NewSize < f.New {
 			return fmt.Errorf("patch record: function %.60q wraps around", f.Name)
+		}
+		for _, x := range f.Outlined {
+			if x.Addr+x.Size < x.Addr {
+				return fmt.Errorf("patch record: function %.60q wraps around", f.Name)
+			}
 		}
 	}
 	for i, w := range r.Writes {

@@ -3,18 +3,19 @@ package live
 import (
 	"encoding/hex"
 	"fmt"
+	"slices"
 )
-
-const interrupted = "interrupted"
 
 // A Report is a patch as `livepatch status --json` shows it.
 type Report struct {
 	Name      string           `json:"name"`
-	State     string           `json:"state"`             // "preparing", "applied", "interrupted", "reverted"
-	Writes    int              `json:"writes"`            // of the patch
+	State     string           `json:"state"`             // "preparing", "applied", "interrupted", "changing", "reverted"
+	Writes    int              `json:"writes"`            // of the patch; of the whole change if interrupted or changing
 	Written   int              `json:"written"`           // that are in memory
 	Foreign   int              `json:"foreign,omitempty"` // places that somebody else has overwritten
 	Digest    string           `json:"digest"`
+	Requires  []string         `json:"requires"` // digests of the packages that it builds on
+	Sequence  uint64           `json:"sequence"` // patches of a process are applied in this order; images of one package have the same
 	Target    string           `json:"target"`
 	BuildID   string           `json:"build_id"`
 	Base      uint64           `json:"base"`
@@ -24,40 +25,107 @@ type Report struct {
 
 // ReportFunction is one replaced function; addresses are those of the process.
 type ReportFunction struct {
-	Name    string `json:"name"`
-	Old     uint64 `json:"old"`
-	OldSize uint64 `json:"old_size"`
-	New     uint64 `json:"new"`
-	NewSize uint64 `json:"new_size"`
+	Name     string   `json:"name"`
+	Old      uint64   `json:"old"`
+	OldSize  uint64   `json:"old_size"`
+	New      uint64   `json:"new"`
+	NewSize  uint64   `json:"new_size"`
+	Versions []string `json:"versions"` // names of the patches that have replaced it, the one that calls reach last
 }
 
-// Report returns what is told of a patch.
-func (f *Found) Report() Report {
-	out := f.Record.Report()
-	out.Written, out.Foreign = f.Written(), f.Foreign()
-	if f.Interrupted() {
-		out.State = interrupted
+// A ChangeReport is a change that a loader has begun and not ended.
+type ChangeReport struct {
+	Kind      string   `json:"kind"`    // "apply", "retarget", "revert"
+	Phase     string   `json:"phase"`   // "begun", "committed": all is written
+	Patches   []string `json:"patches"` // that it is about
+	Writes    int      `json:"writes"`
+	Written   int      `json:"written"`
+	Processes int      `json:"processes"` // that it is about
+	Loader    uint32   `json:"loader"`    // process number
+	Alive     bool     `json:"alive"`     // the loader still runs
+}
+
+// Reports returns what is told of the patches of a process. alive reports whether
+// a loader still runs.
+func (p *Patches) Reports(alive func(Owner) bool) []Report {
+	list := []Report{}
+	for _, r := range p.Records {
+		out := r.report()
+		for i := range out.Functions {
+			out.Functions[i].Versions = names(p.Versions(r.Functions[i].Old))
+		}
+		switch {
+		case p.Changes(r):
+			out.State = "interrupted"
+			if alive(p.Pending.Leader.Owner) {
+				out.State = "changing"
+			}
+			out.Writes, out.Written = len(p.Pending.Places), p.Pending.Written()
+		case r.State == Applied:
+			out.Written = out.Writes
+		}
+		if out.Foreign = p.Foreign(r); r.State == Applied && !p.Changes(r) {
+			out.Written -= out.Foreign
+		}
+		list = append(list, out)
+	}
+	return list
+}
+
+func (r *Record) report() Report {
+	out := Report{
+		Name: r.Name, State: r.State.String(), Writes: len(r.Writes), Digest: hex.EncodeToString(r.Digest[:]), Requires: []string{},
+		Sequence: r.Sequence, Target: r.Target, BuildID: hex.EncodeToString(r.BuildID), Base: r.Base, Size: r.Size(), Functions: []ReportFunction{},
+	}
+	for _, d := range r.Requires {
+		out.Requires = append(out.Requires, hex.EncodeToString(d[:]))
+	}
+	for _, f := range r.Functions {
+		out.Functions = append(out.Functions, ReportFunction{f.Name, f.Old, f.OldSize, f.New, f.NewSize, []string{}})
 	}
 	return out
 }
 
-// Report returns what the record alone tells.
-func (r *Record) Report() Report {
-	out := Report{
-		Name: r.Name, State: r.State.String(), Writes: len(r.Writes), Digest: hex.EncodeToString(r.Digest[:]), Target: r.Target,
-		BuildID: hex.EncodeToString(r.BuildID), Base: r.Base, Size: r.Size(), Functions: []ReportFunction{},
+// Report returns what is told of the change.
+func (c *Change) Report(alive bool) *ChangeReport {
+	out := &ChangeReport{
+		Kind: c.kind(), Phase: "begun", Patches: names(c.Members), Writes: len(c.Places), Written: c.Written(),
+		Processes: int(c.Leader.Processes), Loader: c.Leader.Owner.PID, Alive: alive,
 	}
-	for _, f := range r.Functions {
-		out.Functions = append(out.Functions, ReportFunction(f))
+	if c.Leader.Phase == Committed {
+		out.Phase = "committed"
+	}
+	return out
+}
+
+func (c *Change) kind() string {
+	comes := slices.ContainsFunc(c.Members, func(r *Record) bool { return r.Next == Applied })
+	goes := slices.ContainsFunc(c.Members, func(r *Record) bool { return r.Next != Applied })
+	switch {
+	case comes && goes:
+		return "retarget"
+	case comes:
+		return "apply"
+	}
+	return "revert"
+}
+
+// names lists the names of patches, each once.
+func names(list []*Record) []string {
+	out := []string{}
+	for _, r := range list {
+		if !slices.Contains(out, r.Name) {
+			out = append(out, r.Name)
+		}
 	}
 	return out
 }
 
 // Condition is the state in words. An interrupted patch is one whose loader was
-// killed between two writes.
-func (r Report) Condition() string {
+// killed between its first write and its last.
+func (r *Report) Condition() string {
 	text := r.State
-	if text == interrupted {
+	if text == "interrupted" || text == "changing" {
 		text += fmt.Sprintf(" %d of %d", r.Written, r.Writes)
 	}
 	if r.Foreign > 0 {

@@ -66,12 +66,22 @@ func (r *Ranges) PC(pc uint64) (Hit, bool) {
 	if pc < r.low || pc >= r.top {
 		return Hit{}, false
 	}
-	for _, x := range r.list {
-		if pc >= x.Start && pc < x.End {
-			return Hit{x.Name, pc - x.Start}, true
+	return r.closest(pc, func(x *Range) bool { return pc >= x.Start && pc < x.End })
+}
+
+// closest returns the narrowest range that an address is in.
+func (r *Ranges) closest(addr uint64, is func(x *Range) bool) (Hit, bool) {
+	var best *Range
+	for i := range r.list {
+		x := &r.list[i]
+		if is(x) && (best == nil || x.End-x.Start < best.End-best.Start) {
+			best = x
 		}
 	}
-	return Hit{}, false
+	if best == nil {
+		return Hit{}, false
+	}
+	return Hit{best.Name, addr - best.Start}, true
 }
 
 // Word asks whether a word could be a return address into a range: (start,
@@ -82,12 +92,7 @@ func (r *Ranges) Word(v uint64) (Hit, bool) {
 	if v <= r.low || v > r.top {
 		return Hit{}, false
 	}
-	for _, x := range r.list {
-		if v > x.Start && (v < x.End || v == x.End && x.Open) {
-			return Hit{x.Name, v - x.Start}, true
-		}
-	}
-	return Hit{}, false
+	return r.closest(v, func(x *Range) bool { return v > x.Start && (v < x.End || v == x.End && x.Open) })
 }
 
 // Words asks about every aligned word of b and returns the first hit and its

@@ -20,79 +20,107 @@ import (
 // *BusyError or something else, within an *ApplyError that tells what became of
 // the targets.
 func Apply(pids []int, pkg *pack.Package, opt Options) (*Result, error) {
+	return transact(pids, pkg, keepAll, opt)
+}
+
+// Retarget applies a package in place of all patches of the processes, by one
+// change: functions that had a replacement and get another one lead to either at
+// any time.
+func Retarget(pids []int, pkg *pack.Package, opt Options) (*Result, error) {
+	return transact(pids, pkg, takeAll, opt)
+}
+
+// A removal says which of the applied patches of a process go.
+type removal func(p *proc) ([]*live.Record, error)
+
+func keepAll(*proc) ([]*live.Record, error)   { return nil, nil }
+func takeAll(p *proc) ([]*live.Record, error) { return p.patches.Applied(), nil }
+
+// transact changes processes: a package comes (nil for none), patches go. If
+// another loader, or new processes, come between, it starts again.
+func transact(pids []int, pkg *pack.Package, goes removal, opt Options) (*Result, error) {
 	runtime.LockOSThread() // ptrace knows tracers by thread
 	defer runtime.UnlockOSThread()
 	deadline := time.Now().Add(opt.timeout())
+	for {
+		res, err := attempt(pids, pkg, goes, deadline, &opt)
+		const wait = 2 * time.Millisecond
+		var busy *BusyError
+		if !errors.As(err, &busy) || !busy.again || StateOf(err) != Unchanged || time.Now().Add(wait).After(deadline) {
+			return res, err
+		}
+		opt.progress("another loader is at work", 0, 0)
+		time.Sleep(wait)
+	}
+}
+
+// attempt makes one change, prepared for what it finds.
+func attempt(pids []int, pkg *pack.Package, goes removal, deadline time.Time, opt *Options) (*Result, error) {
 	opt.progress("reading the target", 0, 0)
-	procs, list, err := prepareAll(pids, pkg, &opt)
+	procs, seen, err := openAll(pids, opt)
 	defer closeAll(procs)
 	if err != nil {
 		return nil, &ApplyError{"prepare", Unchanged, err}
 	}
+	c := &change{procs: procs, opt: opt, forbid: map[*proc]*live.Ranges{}, seen: seen}
+	plan, err := prepareAll(procs, pkg, goes)
+	if err != nil {
+		return nil, &ApplyError{"prepare", Unchanged, err}
+	}
 	// From here on everything is known but where the patch will lie.
-	if opt.DryRun {
-		for _, in := range list {
-			if err := in.linkNearest(); err != nil {
-				return nil, &ApplyError{"prepare", Unchanged, err}
-			}
+	for _, in := range plan.installs {
+		if opt.DryRun {
+			err = errors.Join(err, in.linkNearest())
 		}
-	} else {
+	}
+	if err == nil && !opt.DryRun && len(plan.installs) > 0 {
 		opt.progress("mapping memory", 0, 0)
-		if err := mapEverywhere(procs, list, deadline, &opt); err != nil {
-			return nil, abort(procs, list, &ApplyError{"map", Unchanged, err}, &opt)
-		}
+		err = mapEverywhere(procs, plan.installs, deadline, opt)
+	}
+	if err != nil {
+		return nil, abort(procs, plan.installs, &ApplyError{"map", Unchanged, err}, opt)
 	}
 	// From here on the patch is in place and nothing leads to it.
 	opt.at("mapped")
-	c := newChange(procs, &opt)
-	for _, in := range list {
-		c.add(&part{p: in.p, record: &in.record, writes: in.record.Writes, mapped: in.mapped, state: live.Applied}, in.old())
+	for _, p := range procs {
+		c.add(p, plan.members(p))
 	}
-	c.seal()
 	opt.progress("stopping the target", 0, 0)
 	if err := c.commit(deadline); err != nil {
-		return nil, abort(procs, list, err, &opt)
+		return nil, abort(procs, plan.installs, err, opt)
 	}
-	res := c.result(pkg.Manifest.Name)
-	if opt.DryRun {
-		for i := range res.Processes {
-			for j := range res.Processes[i].Images {
-				res.Processes[i].Images[j].Base = 0
-			}
-		}
-	}
-	return res, nil
+	return c.result(), nil
 }
 
-// Verify checks everything about a package and a process that can be checked
-// without stopping it.
-func Verify(pid int, pkg *pack.Package, opt Options) error {
-	opt.DryRun = true
-	procs, list, err := prepareAll([]int{pid}, pkg, &opt)
-	defer closeAll(procs)
-	if err != nil {
-		return err
-	}
-	for _, in := range list {
-		if err := in.linkNearest(); err != nil {
-			return err
-		}
-	}
-	return nil
+// A plan is what comes and what goes.
+type plan struct {
+	installs []*installation
+	leaving  map[*proc][]*live.Record
 }
 
-// prepareAll opens the processes and prepares every target in each. Reasons
-// against it are collected over all of them.
-func prepareAll(pids []int, pkg *pack.Package, opt *Options) (procs []*proc, list []*installation, err error) {
-	pids = slices.Clone(pids)
-	slices.Sort(pids)
-	pids = slices.Compact(pids)
+func (x *plan) members(p *proc) []*member {
+	var list []*member
+	for _, in := range of(p, x.installs) {
+		list = append(list, &member{record: &in.record, was: in.was, next: live.Applied, mapped: in.mapped || in.reused, fill: in.data})
+	}
+	for _, r := range x.leaving[p] {
+		list = append(list, &member{record: r, was: r.Control, next: live.Reverted, mapped: true})
+	}
+	return list
+}
+
+// openAll opens the processes, and lists those that there are. Reasons against
+// patching them are collected over all.
+func openAll(pids []int, opt *Options) (procs []*proc, seen []int, err error) {
+	pids = slices.Compact(slices.Sorted(slices.Values(pids)))
+	if opt.Belongs != nil {
+		if seen, err = All(); err != nil {
+			return nil, nil, err
+		}
+		pids = slices.DeleteFunc(slices.Clone(seen), func(pid int) bool { return !opt.Belongs(pid) })
+	}
 	if len(pids) == 0 {
 		return nil, nil, fmt.Errorf("no process to patch")
-	}
-	digest, err := digestOf(pkg)
-	if err != nil {
-		return nil, nil, err
 	}
 	var reasons refusal.List
 	for _, pid := range pids {
@@ -109,23 +137,94 @@ func prepareAll(pids []int, pkg *pack.Package, opt *Options) (procs []*proc, lis
 		if !collect(&reasons, err) {
 			return procs, nil, err
 		}
-		if err != nil {
+	}
+	return procs, seen, reasons.Err()
+}
+
+// prepareAll finds out for each process what goes, and prepares what comes.
+// Reasons against it are collected over all of them.
+func prepareAll(procs []*proc, pkg *pack.Package, goes removal) (*plan, error) {
+	x := &plan{leaving: map[*proc][]*live.Record{}}
+	var reasons refusal.List
+	for _, p := range procs {
+		leaving, err := p.leaving(goes)
+		if !collect(&reasons, err) {
+			return nil, err
+		}
+		x.leaving[p] = leaving
+		if pkg == nil || err != nil {
 			continue
 		}
-		for i := range pkg.Manifest.Targets {
-			in, err := p.prepare(pkg, i, digest)
-			if err != nil {
-				err = p.orEnded(err)
-			}
-			if !collect(&reasons, err) {
-				return procs, nil, err
-			}
-			if err == nil {
-				list = append(list, in)
-			}
+		list, err := p.prepareTargets(pkg, leaving)
+		if err != nil {
+			err = p.orEnded(err)
+		}
+		if !collect(&reasons, err) {
+			return nil, err
+		}
+		x.installs = append(x.installs, list...)
+	}
+	return x, reasons.Err()
+}
+
+// leaving asks what goes, if the process is in a state from which to go on.
+func (p *proc) leaving(goes removal) ([]*live.Record, error) {
+	if c := p.patches.Pending; c != nil {
+		return nil, p.pending(c)
+	}
+	return goes(p)
+}
+
+// pending says that a loader has begun a change and not ended it.
+func (p *proc) pending(c *live.Change) error {
+	r := c.Report(alive(c.Leader.Owner))
+	if r.Alive {
+		return &BusyError{PID: p.pid, Reason: fmt.Sprintf("is being patched by process %d", r.Loader), again: true}
+	}
+	return refusal.New(refusal.Interrupted, p.where(), "a loader was killed when %d of %d writes of its %s of %s were made: repair it first",
+		r.Written, r.Writes, r.Kind, joined(r.Patches))
+}
+
+// prepareTargets prepares every target of a package.
+func (p *proc) prepareTargets(pkg *pack.Package, leaving []*live.Record) ([]*installation, error) {
+	digest, err := digestOf(pkg)
+	if err != nil {
+		return nil, err
+	}
+	var list []*installation
+	var reasons refusal.List
+	stay := slices.DeleteFunc(p.patches.Applied(), func(r *live.Record) bool { return slices.Contains(leaving, r) })
+	for i := range pkg.Manifest.Targets {
+		in, err := p.prepare(pkg, i, digest, stay)
+		if !collect(&reasons, err) {
+			return nil, err
+		}
+		if err == nil {
+			list = append(list, in)
 		}
 	}
-	return procs, list, reasons.Err()
+	return list, reasons.Err()
+}
+
+// Verify checks everything about a package and a process that can be checked
+// without stopping it.
+func Verify(pid int, pkg *pack.Package, opt Options) error {
+	opt.DryRun = true
+	procs, _, err := openAll([]int{pid}, &opt)
+	defer closeAll(procs)
+	if err != nil {
+		return err
+	}
+	plan, err := prepareAll(procs, pkg, keepAll)
+	if err != nil {
+		return err
+	}
+	for _, in := range plan.installs {
+		if err := in.linkNearest(); err != nil {
+			return err
+		}
+	}
+	return nil
 }
 
 // digestOf is the digest that the package's file ends with. Computing it checks
@@ -188,31 +287,4 @@ func abort(procs []*proc, list []*installation, err error, opt *Options) error {
 		}
 	}
 	return err
-}
-
-func newChange(procs []*proc, opt *Options) *change {
-	return &change{procs: procs, opt: opt, ranges: map[*proc][]live.Range{}, forbid: map[*proc]*live.Ranges{}}
-}
-
-// add adds a part and the code that no thread may be inside of.
-func (c *change) add(x *part, forbid []live.Range) {
-	c.parts = append(c.parts, x)
-	c.ranges[x.p] = append(c.ranges[x.p], forbid...)
-}
-
-// seal prepares what is needed while the target is stopped.
-func (c *change) seal() {
-	for _, p := range c.procs {
-		for i := range c.ranges[p] {
-			p.lookAtEnd(&c.ranges[p][i])
-		}
-		c.forbid[p] = live.NewRanges(c.ranges[p])
-	}
-}
-
-// lookAtEnd finds out whether a call may end the code of a range. Code that
-// cannot be read may.
-func (p *proc) lookAtEnd(r *live.Range) {
-	code := make([]byte, min(r.End-r.Start, 16))
-	r.Open = p.readMem(code, r.End-uint64(len(code))) != nil || live.MayEndWithCall(code)
 }

@@ -6,6 +6,7 @@ import (
 	"bytes"
 	"errors"
 	"fmt"
+	"io"
 	"time"
 
 	"livepatch/internal/live"
@@ -144,20 +145,19 @@ func (c *checker) scan(start, end uint64, found func(h live.Hit, at uint64) erro
 	return nil
 }
 
-// sites compares what stands at the places of writes with what must be there.
-func (p *proc) sites(list []live.Write, names []live.Function, want func(w *live.Write) []byte) refusal.List {
+// sites compares what stands at the places of steps with what must be there.
+func (p *proc) sites(mem io.ReaderAt, list []live.Step) refusal.List {
 	var bad refusal.List
 	for i := range list {
-		w := &list[i]
-		expected := want(w)
-		have := make([]byte, len(expected))
-		where := fmt.Sprintf("process %d: %s", p.pid, names[w.Function].Name)
-		if err := p.readMem(have, w.Addr); err != nil {
-			bad = append(bad, refusal.New(refusal.SiteChanged, where, "the site at %#x cannot be read", w.Addr))
+		s := &list[i]
+		have := make([]byte, len(s.Old))
+		where := fmt.Sprintf("process %d: %s", p.pid, s.Name())
+		if n, _ := mem.ReadAt(have, int64(s.Addr)); n != len(have) {
+			bad = append(bad, refusal.New(refusal.SiteChanged, where, "the site at %#x cannot be read", s.Addr))
 			continue
 		}
-		if !bytes.Equal(have, expected) {
-			bad = append(bad, refusal.New(refusal.SiteChanged, where, "%s", siteDiffers(have, expected, w.Addr)))
+		if !bytes.Equal(have, s.Old) {
+			bad = append(bad, refusal.New(refusal.SiteChanged, where, "%s", siteDiffers(have, s.Old, s.Addr)))
 		}
 	}
 	return bad

@@ -4,10 +4,13 @@ package process
 
 import (
 	"bytes"
+	"crypto/rand"
+	"encoding/binary"
 	"encoding/hex"
 	"errors"
 	"fmt"
 	"runtime/debug"
+	"slices"
 	"time"
 
 	"golang.org/x/sys/unix"
@@ -16,34 +19,81 @@ import (
 	"livepatch/internal/refusal"
 )
 
-// A change is a set of writes to stopped processes: to apply, or to revert.
+// A change leads stopped processes from one set of applied patches to another,
+// all or none of them.
 type change struct {
 	procs  []*proc
 	parts  []*part
 	opt    *Options
-	ranges map[*proc][]live.Range // code that no thread may be inside of
-	forbid map[*proc]*live.Ranges // the same, once all are known
+	forbid map[*proc]*live.Ranges // code that no thread may be inside of
 	pause  Pause
 	tries  int
 	counts map[*proc]int // threads
+	seen   []int         // processes that there were when the change was prepared
+	remedy Remedy        // what is done about an earlier change; 0 if this is one of its own
 }
 
-// part is what changes in one image of one process.
+// part is what changes in one process.
 type part struct {
-	p      *proc
-	record *live.Record
-	mapped bool         // the record is in the target's memory
-	writes []live.Write // Old is expected, New is written
-	state  live.State   // of the record afterwards
-	done   []live.Write // what was written, Old as it was read
+	p       *proc
+	members []*member // the first leads
+	steps   []live.Step
+	done    []live.Step    // what was written, Old as it was read
+	retire  []*live.Record // to be marked as reverted at the end: nothing leads to them
 }
 
-// A step of one try.
+// member is a patch of one image that comes or goes.
+type member struct {
+	record *live.Record
+	was    live.Control // what the target's memory holds of the record's control
+	next   live.State
+	mapped bool   // the record is in the target's memory
+	fill   []byte // what its writable part is to hold; nil if it holds that
+}
+
+// The stages of one try.
 const (
 	stageStop  = "stop"
 	stageCheck = "check"
 	stageWrite = "write"
 )
+
+// add plans what leads a process to another set of applied patches.
+func (c *change) add(p *proc, members []*member) {
+	before := p.patches.Applied()
+	after := slices.Clone(before)
+	for _, m := range members {
+		if m.next == live.Applied {
+			after = append(after, m.record)
+		} else {
+			after = slices.DeleteFunc(after, func(r *live.Record) bool { return r == m.record })
+		}
+	}
+	x := &part{p: p, members: members, steps: live.Plan(before, after)}
+	leaving := live.Leaving(before, after, x.steps)
+	for _, m := range members {
+		if m.fill != nil { // nobody may be using the variables
+			start, end := m.record.Code()
+			leaving = append(leaving, live.Range{Start: start, End: end, Name: "patch " + m.record.Name})
+		}
+	}
+	c.addPart(x, leaving)
+}
+
+func (c *change) addPart(x *part, leaving []live.Range) {
+	for i := range leaving {
+		x.p.lookAtEnd(&leaving[i])
+	}
+	c.parts = append(c.parts, x)
+	c.forbid[x.p] = live.NewRanges(leaving)
+}
+
+// lookAtEnd finds out whether a call may end the code of a range. Code that
+// cannot be read may.
+func (p *proc) lookAtEnd(r *live.Range) {
+	code := make([]byte, min(r.End-r.Start, 16))
+	r.Open = p.readMem(code, r.End-uint64(len(code))) != nil || live.MayEndWithCall(code)
+}
 
 // commit tries until the change is made, is refused, or the time is over.
 func (c *change) commit(deadline time.Time) error {
@@ -114,18 +164,21 @@ func hurry() (end func()) {
 
 // check compares the sites and looks through the threads.
 func (c *change) check(limit time.Time) error {
+	if err := c.newcomers(); err != nil {
+		return err
+	}
 	var list refusal.List
 	for _, x := range c.parts {
-		if err := x.recorded(); err != nil {
+		if err := x.p.alone(x.members); err != nil {
 			return err
 		}
-		list = append(list, x.p.sites(x.writes, x.record.Functions, func(w *live.Write) []byte { return w.Old })...)
+		list = append(list, x.p.sites(x.p.mem, x.steps)...)
 	}
 	if err := list.Err(); err != nil {
 		return err
 	}
-	for _, p := range c.procs {
-		check := checker{p: p, ranges: c.forbid[p], all: c.opt.ScanMemory, limit: limit}
+	for _, x := range c.parts {
+		check := checker{p: x.p, ranges: c.forbid[x.p], all: c.opt.ScanMemory, limit: limit}
 		if err := check.threads(); err != nil {
 			return err
 		}
@@ -136,25 +189,26 @@ func (c *change) check(limit time.Time) error {
 	return nil
 }
 
-// recorded makes sure that the patch's memory is still there and that no other
-// loader has been at work.
-func (x *part) recorded() error {
-	if !x.mapped {
+// newcomers makes sure that no process has come that should be among the
+// selected ones: none of those that stand can start another one now.
+func (c *change) newcomers() error {
+	if c.opt.Belongs == nil {
 		return nil
 	}
-	want := x.record.Encode()
-	have := make([]byte, len(want))
-	if err := x.p.readMem(have, x.record.Base); err != nil {
-		return fmt.Errorf("process %d: the memory of patch %s is gone: %w", x.p.pid, x.record.Name, err)
+	all, err := All()
+	if err != nil {
+		return err
 	}
-	if !bytes.Equal(have, want) {
-		return fmt.Errorf("process %d: the record of patch %s has changed in the meantime", x.p.pid, x.record.Name)
+	for _, pid := range all {
+		if _, old := slices.BinarySearch(c.seen, pid); !old && c.opt.Belongs(pid) {
+			return &BusyError{PID: pid, Reason: "was started meanwhile", again: true}
+		}
 	}
 	return nil
 }
 
-// write makes every write and, last, changes the states. If anything fails, all
-// that was written is taken back before the target runs again.
+// write makes the change. If anything fails, all that was written is taken back
+// before the target runs again.
 func (c *change) write() error {
 	err := c.writeAll()
 	if err == nil {
@@ -179,27 +233,110 @@ func (c *change) orEnded(err error) error {
 var errFault = errors.New("write failed on purpose")
 
 func (c *change) writeAll() error {
+	if err := c.begin(); err != nil {
+		return err
+	}
+	// From here on whoever finds the target knows what is being done to it.
+	c.opt.at("begun")
 	for _, x := range c.parts {
 		x.done = x.done[:0]
-		for _, w := range x.writes {
-			old := make([]byte, len(w.New))
-			if err := x.p.readMem(old, w.Addr); err != nil {
-				return err
-			}
-			x.done = append(x.done, live.Write{Function: w.Function, Addr: w.Addr, Old: old, New: w.New})
-			if c.opt.fault != nil && c.opt.fault(w.Addr) {
-				return errors.Join(errFault, x.p.writeVerified(w.New[:1], w.Addr, x.p.anyThread()))
-			}
-			if err := x.p.writeVerified(w.New, w.Addr, x.p.anyThread()); err != nil {
+		for _, s := range x.steps {
+			if err := x.write(&s, c.opt); err != nil {
 				return err
 			}
 			c.opt.at("written")
 		}
 	}
+	return c.end()
+}
+
+func (x *part) write(s *live.Step, opt *Options) error {
+	old := make([]byte, len(s.New))
+	if err := x.p.readMem(old, s.Addr); err != nil {
+		return err
+	}
+	done := *s
+	done.Old = old
+	x.done = append(x.done, done)
+	if opt.fault != nil && opt.fault(s.Addr) {
+		return errors.Join(errFault, x.p.writeVerified(s.New[:1], s.Addr, x.p.anyThread()))
+	}
+	return x.p.writeVerified(s.New, s.Addr, x.p.anyThread())
+}
+
+// begin tells the records what is going to be done: first each what becomes of
+// it, then, by one byte in each process, that it has begun.
+func (c *change) begin() error {
+	if c.remedy != 0 {
+		return nil // they know
+	}
+	var random [8]byte
+	_, _ = rand.Read(random[:]) // it never fails
+	id := binary.LittleEndian.Uint64(random[:])
+	owner, err := self()
+	if err != nil {
+		return err
+	}
 	for _, x := range c.parts {
-		if err := x.p.setState(x.record, x.state); err != nil {
+		for _, m := range x.members {
+			if m.fill != nil {
+				if err := x.p.writeVerified(m.fill, m.record.Base+m.record.Sizes[partRead]+m.record.Sizes[partExec], x.p.anyThread()); err != nil {
+					return err
+				}
+			}
+			control := m.record.Control
+			control.Next, control.Phase = m.next, live.Idle
+			control.Change, control.Owner, control.Processes = id, owner, uint32(len(c.parts))
+			if err := x.p.writeVerified(control.Encode(), m.record.Base+live.ControlOffset, x.p.anyThread()); err != nil {
+				return err
+			}
+			m.record.Control = control
+		}
+	}
+	return c.phase(live.Begun)
+}
+
+// end makes the change the state of things: first, by one byte in each process,
+// it says that all is written, then the states follow. One that was rolled back
+// leaves them as they are.
+func (c *change) end() error {
+	if c.remedy != RollBack {
+		if err := c.phase(live.Committed); err != nil {
 			return err
 		}
+		c.opt.at("committed")
+		for _, x := range c.parts {
+			for _, m := range x.members {
+				if err := x.p.setState(m.record, m.next); err != nil {
+					return err
+				}
+			}
+		}
+	}
+	if err := c.phase(live.Idle); err != nil {
+		return err
+	}
+	for _, x := range c.parts {
+		for _, r := range x.retire {
+			if err := x.p.setState(r, live.Reverted); err != nil {
+				return err
+			}
+		}
+	}
+	return nil
+}
+
+// phase sets the phase of the change in every process.
+func (c *change) phase(to live.Phase) error {
+	for _, x := range c.parts {
+		if len(x.members) == 0 {
+			continue
+		}
+		leader := x.members[0].record
+		if err := x.p.writeVerified([]byte{byte(to)}, leader.Base+live.PhaseOffset, x.p.anyThread()); err != nil {
+			return err
+		}
+		leader.Phase = to
 	}
 	return nil
 }
@@ -207,22 +344,23 @@ func (c *change) writeAll() error {
 // rollBack undoes what writeAll did, in the opposite order.
 func (c *change) rollBack() error {
 	var errs []error
-	for i := len(c.parts) - 1; i >= 0; i-- {
-		x := c.parts[i]
+	for _, x := range slices.Backward(c.parts) {
 		if errors.Is(x.p.same(), errEnded) {
 			continue // nothing of it is left
 		}
-		for j := len(x.done) - 1; j >= 0; j-- {
-			w := x.done[j]
-			errs = append(errs, x.p.writeVerified(w.Old, w.Addr, x.p.anyThread()))
+		for _, s := range slices.Backward(x.done) {
+			errs = append(errs, x.p.writeVerified(s.Old, s.Addr, x.p.anyThread()))
 		}
-		errs = append(errs, x.p.setState(x.record, x.record.State))
+		for _, m := range x.members {
+			errs = append(errs, x.p.writeVerified(m.was.Encode(), m.record.Base+live.ControlOffset, x.p.anyThread()))
+		}
 		x.done = nil
 	}
 	return errors.Join(errs...)
 }
 
-// setState changes the one byte of a record that says what is applied.
+// setState changes the one byte of a record that says what is applied. The
+// record in our own memory keeps what it was, for a way back.
 func (p *proc) setState(r *live.Record, s live.State) error {
 	return p.writeVerified([]byte{byte(s)}, r.Base+live.StateOffset, p.anyThread())
 }
@@ -250,35 +388,48 @@ func (p *proc) writeVerified(b []byte, addr uint64, t *thread) error {
 }
 
 // result says what was done.
-func (c *change) result(name string) *Result {
-	r := &Result{Patch: name, Attempts: c.tries, DryRun: c.opt.DryRun, Pause: c.pause}
-	for _, p := range c.procs {
-		out := Patched{PID: p.pid, Threads: c.counts[p]}
-		for _, x := range c.parts {
-			if x.p == p {
-				out.Images = append(out.Images, x.image())
+func (c *change) result() *Result {
+	r := &Result{Attempts: c.tries, DryRun: c.opt.DryRun, Pause: c.pause, Applied: []string{}, Reverted: []string{}}
+	functions := map[uint64]bool{}
+	for _, x := range c.parts {
+		out := Patched{PID: x.p.pid, Threads: c.counts[x.p]}
+		for _, m := range x.members {
+			out.Images = append(out.Images, x.image(m, c.opt.DryRun))
+			names := &r.Applied
+			if m.next != live.Applied {
+				names = &r.Reverted
+			}
+			if !slices.Contains(*names, m.record.Name) {
+				*names = append(*names, m.record.Name)
+			}
+			for i := range m.record.Functions {
+				if x == c.parts[0] {
+					functions[m.record.Functions[i].Old] = true
+				}
 			}
 		}
 		r.Processes = append(r.Processes, out)
 	}
-	for _, x := range c.parts {
-		if x.p == c.procs[0] {
-			r.Functions += len(x.record.Functions)
-		}
-	}
+	r.Functions = len(functions)
 	return r
 }
 
-func (x *part) image() Image {
+func (x *part) image(m *member, dry bool) Image {
+	r := m.record
 	im := Image{
-		Target: x.record.Target, BuildID: hex.EncodeToString(x.record.BuildID), Bias: x.record.Bias,
-		Base: x.record.Base, Size: x.record.Size(), Journal: []Written{},
+		Patch: r.Name, Target: r.Target, BuildID: hex.EncodeToString(r.BuildID), Bias: r.Bias,
+		State: m.next.String(), Base: r.Base, Size: r.Size(), Journal: []Written{},
 	}
-	for _, w := range x.done {
-		im.Journal = append(im.Journal, Written{
-			Function: x.record.Functions[w.Function].Name, Address: w.Addr, Length: len(w.New),
-			Old: hex.EncodeToString(w.Old), New: hex.EncodeToString(w.New),
-		})
+	if dry && !m.mapped {
+		im.Base = 0
+	}
+	for _, s := range x.done {
+		if s.Record == r {
+			im.Journal = append(im.Journal, Written{
+				Function: s.Name(), Address: s.Addr, Length: len(s.New),
+				Old: hex.EncodeToString(s.Old), New: hex.EncodeToString(s.New),
+			})
+		}
 	}
 	return im
 }

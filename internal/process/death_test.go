@@ -15,28 +15,34 @@ import (
 	"livepatch/internal/pack"
 )
 
-// TestMain is a loader that dies at a step if the environment says so.
+// TestMain is a loader if the environment says so.
 func TestMain(m *testing.M) {
-	if step := os.Getenv("LIVEPATCH_DIE_AT"); step != "" {
-		dieAt(step)
+	if os.Getenv("LIVEPATCH_LOADER") != "" {
+		if err := load(); err != nil {
+			fmt.Println(err)
+			os.Exit(1)
+		}
+		os.Exit(0)
 	}
 	os.Exit(m.Run())
 }
 
-// dieAt applies or reverts a package and is killed when the n-th step of a name is reached.
-func dieAt(step string) {
-	name, count, _ := strings.Cut(step, ":")
+// load does what LIVEPATCH_DO says with a package: "apply" if it says nothing.
+// It is killed when the n-th step of the name in LIVEPATCH_DIE_AT is reached.
+func load() error {
+	name, count, _ := strings.Cut(os.Getenv("LIVEPATCH_DIE_AT"), ":")
 	n, _ := strconv.Atoi(count)
-	pid, _ := strconv.Atoi(os.Getenv("LIVEPATCH_PID"))
+	pid, err := strconv.Atoi(os.Getenv("LIVEPATCH_PID"))
+	if err != nil {
+		return err
+	}
 	b, err := os.ReadFile(os.Getenv("LIVEPATCH_PACKAGE"))
 	if err != nil {
-		fmt.Println(err)
-		os.Exit(1)
+		return err
 	}
 	pkg, err := pack.Read(b)
 	if err != nil {
-		fmt.Println(err)
-		os.Exit(1)
+		return err
 	}
 	opt := Options{hook: func(at string) {
 		if at != name {
@@ -47,13 +53,15 @@ func dieAt(step string) {
 			select {}
 		}
 	}}
-	if os.Getenv("LIVEPATCH_REVERT") != "" {
+	switch os.Getenv("LIVEPATCH_DO") {
+	case "revert":
 		_, err = Revert(pid, pkg.Manifest.Name, opt)
-	} else {
+	case "retarget":
+		_, err = Retarget([]int{pid}, pkg, opt)
+	default:
 		_, err = Apply([]int{pid}, pkg, opt)
 	}
-	fmt.Println("survived:", err)
-	os.Exit(1)
+	return err
 }
 
 // tell asks keeper.c through its signal.

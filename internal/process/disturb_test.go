@@ -15,7 +15,6 @@ import (
 
 	"golang.org/x/sys/unix"
 
-	"livepatch/internal/live"
 	"livepatch/internal/pack"
 	"livepatch/internal/testkit"
 )
@@ -96,7 +95,7 @@ func TestRollBack(t *testing.T) {
 		if text(t, s.pid) != pages {
 			t.Error("executable pages have changed")
 		}
-		if list, err := Status(s.pid); err != nil || len(list) != 0 {
+		if list, err := Status(s.pid); err != nil || len(list.Patches) != 0 {
 			t.Errorf("status %v, %v: the memory is still there", list, err)
 		}
 		if a, b, _ := s.ask(); a != 2 || b != 3 {
@@ -113,7 +112,7 @@ func TestRollBack(t *testing.T) {
 		if text(t, s.pid) != pages {
 			t.Error("executable pages have changed")
 		}
-		if list, err := Status(s.pid); err != nil || len(list) != 1 || list[0].State != live.Applied || list[0].Interrupted() {
+		if list, err := Status(s.pid); err != nil || len(list.Patches) != 1 || list.Patches[0].Condition() != "applied" {
 			t.Errorf("status %+v, %v", list, err)
 		}
 		if a, b, _ := s.ask(); a != 1001 || b != 2001 {

@@ -9,6 +9,7 @@ import (
 	"encoding/hex"
 	"errors"
 	"fmt"
+	"slices"
 
 	"livepatch/elfpatch"
 	"livepatch/internal/live"
@@ -28,14 +29,17 @@ type installation struct {
 	imports map[string]uint64
 	window  window
 	record  live.Record
-	mapped  bool
+	was     live.Control  // of the record in the target
+	mapped  bool          // by this loader
+	reused  bool          // mapped by an earlier one, for the same patch
 	memory  [parts][]byte // linked for record.Base
+	data    []byte        // the writable part, if it is to be written while nobody runs
 }
 
 // prepare finds the target of one part of a package in the process and makes
 // everything ready that does not depend on where the patch will lie. The error
-// lists every reason against it.
-func (p *proc) prepare(pkg *pack.Package, index int, digest [32]byte) (*installation, error) {
+// lists every reason against it. stay are the patches that stay applied.
+func (p *proc) prepare(pkg *pack.Package, index int, digest [32]byte, stay []*live.Record) (*installation, error) {
 	t := &pkg.Manifest.Targets[index]
 	if t.Machine != manifest.MachineX86 {
 		return nil, refusal.New(refusal.Unsupported, t.Name, "this loader patches x86-64 processes, and the package is for %s", t.Machine)
@@ -49,12 +53,14 @@ func (p *proc) prepare(pkg *pack.Package, index int, digest [32]byte) (*installa
 	if err := in.readPayload(pkg.Members[t.Payload.Member]); err != nil {
 		return nil, err
 	}
-	in.fillRecord(pkg.Manifest.Name, digest)
+	if err := in.fillRecord(pkg.Manifest, digest); err != nil {
+		return nil, err
+	}
 	if in.layout, err = layOut(in.layout.obj, uint64(len(in.record.Encode()))); err != nil {
 		return nil, refusal.New(refusal.Unsupported, t.Name, "%v", err)
 	}
 	in.record.Sizes = in.layout.sizes
-	list := in.claims(pkg.Manifest.Name)
+	list := in.claims(stay)
 	if len(list) == 0 {
 		list = append(list, in.bytesExpected()...)
 	}
@@ -117,7 +123,7 @@ func (p *proc) identity(im *resolve.Image) string {
 	if len(im.BuildID) > 0 {
 		return identity(im.BuildID, nil)
 	}
-	sum, err := im.Digest(live.Pristine(p.mem, p.patches))
+	sum, err := im.Digest(p.patches.Pristine(p.mem))
 	if err != nil {
 		return "a build without id"
 	}
@@ -129,7 +135,7 @@ func (p *proc) sameDigest(im *resolve.Image, want []byte) bool {
 		return false
 	}
 	// Patches that are applied are no other file.
-	sum, err := im.Digest(live.Pristine(p.mem, p.patches))
+	sum, err := im.Digest(p.patches.Pristine(p.mem))
 	return err == nil && bytes.Equal(sum[:], want)
 }
 
@@ -147,17 +153,24 @@ func (in *installation) readPayload(b []byte) error {
 }
 
 // fillRecord makes the record as far as it is known: its length is final.
-func (in *installation) fillRecord(name string, digest [32]byte) {
+func (in *installation) fillRecord(m *manifest.Manifest, digest [32]byte) error {
+	owner, err := self()
+	if err != nil {
+		return err
+	}
 	t, bias := in.target, in.image.Bias
 	in.record = live.Record{
-		State: live.Preparing, Name: name, Digest: digest,
-		Target: t.Name, BuildID: t.BuildID, Bias: bias,
+		Control: live.Control{State: live.Preparing, Sequence: in.p.patches.NextSequence(), Owner: owner},
+		Name:    m.Name, Digest: digest, Target: t.Name, BuildID: t.BuildID, Bias: bias,
 	}
+	in.was = in.record.Control
 	for i := range t.Functions {
 		f := &t.Functions[i]
-		in.record.Functions = append(in.record.Functions, live.Function{
-			Name: f.Name, Old: bias + f.Address, OldSize: f.Size, NewSize: f.NewSize,
-		})
+		g := live.Function{Name: f.Name, Old: bias + f.Address, OldSize: f.Size, NewSize: f.NewSize}
+		for _, x := range f.Extra {
+			g.Outlined = append(g.Outlined, live.Extent{Addr: bias + x.Address, Size: x.Size})
+		}
+		in.record.Functions = append(in.record.Functions, g)
 	}
 	for i := range t.Writes {
 		w := &t.Writes[i]
@@ -166,27 +179,21 @@ func (in *installation) fillRecord(name string, digest [32]byte) {
 			Old: bytes.Clone(w.Expected), New: make([]byte, w.Length),
 		})
 	}
+	return nil
 }
 
-// claims compares the patch with those that are applied already.
-func (in *installation) claims(name string) refusal.List {
+// claims compares the patch with those that stay applied, and refuses one that
+// is applied already.
+func (in *installation) claims(stay []*live.Record) refusal.List {
+	for _, r := range in.p.patches.Applied() {
+		same := r.Digest == in.record.Digest || slices.Contains(stay, r) && r.Name == in.record.Name
+		if same && r.Bias == in.image.Bias {
+			return refusal.List{refusal.New(refusal.AlreadyApplied, in.where(), "patch %s is applied already", r.Name)}
+		}
+	}
 	var list refusal.List
-	for i := range in.p.patches {
-		r := &in.p.patches[i]
-		if !r.Active() {
-			continue
-		}
-		if r.Name == name && r.Bias == in.image.Bias {
-			if r.Interrupted() {
-				return refusal.List{refusal.New(refusal.AlreadyApplied, in.where(), "a loader of patch %s was killed when %d of %d writes were made: revert it first", name, r.Written(), len(r.Writes))}
-			}
-			return refusal.List{refusal.New(refusal.AlreadyApplied, in.where(), "patch %s is applied already", name)}
-		}
-		for _, f := range in.record.Functions {
-			if _, ok := r.Owns(f.Old, f.OldSize); ok {
-				list = append(list, refusal.New(refusal.FunctionClaimed, in.where(), "patch %s has replaced %s", r.Name, f.Name))
-			}
-		}
+	for _, c := range live.Claims(&in.record, stay) {
+		list = append(list, refusal.New(refusal.FunctionClaimed, in.where(), "patch %s has replaced %s, and patch %s does not build on it", c.Owner.Name, c.Function, in.record.Name))
 	}
 	return list
 }
@@ -194,7 +201,8 @@ func (in *installation) claims(name string) refusal.List {
 // bytesExpected compares the whole old functions and the sites with what the
 // package was made against.
 func (in *installation) bytesExpected() refusal.List {
-	list := in.p.sites(in.record.Writes, in.record.Functions, func(w *live.Write) []byte { return w.Old })
+	pristine := in.p.patches.Pristine(in.p.mem)
+	list := in.p.sites(pristine, live.Plan(nil, []*live.Record{&in.record}))
 	if len(list) > 0 {
 		return list
 	}
@@ -206,7 +214,7 @@ func (in *installation) bytesExpected() refusal.List {
 			continue
 		}
 		body := make([]byte, f.Size)
-		if err := in.p.readMem(body, in.image.Bias+f.Address); err != nil {
+		if n, _ := pristine.ReadAt(body, int64(in.image.Bias+f.Address)); n != len(body) {
 			list = append(list, refusal.New(refusal.SiteChanged, where, "it cannot be read"))
 			continue
 		}
@@ -319,30 +327,4 @@ func (in *installation) fill(w *manifest.Write, out *live.Write) error {
 	b, err := tmpl.Fill(addr, in.image.Bias)
 	copy(out.New, b)
 	return err
-}
-
-// old returns the ranges of code that no thread may be inside of when the patch
-// is applied: the old functions with their outlined parts, and whatever is
-// overwritten.
-func (in *installation) old() []live.Range {
-	var list []live.Range
-	for _, f := range in.record.Functions {
-		list = append(list, live.Range{Start: f.Old, End: f.Old + f.OldSize, Name: f.Name})
-	}
-	for i := range in.target.Functions {
-		for _, r := range in.target.Functions[i].Extra {
-			start := in.image.Bias + r.Address
-			list = append(list, live.Range{Start: start, End: start + r.Size, Name: in.target.Functions[i].Name + " (outlined)"})
-		}
-	}
-	return append(list, written(&in.record)...)
-}
-
-// written returns the places of a patch's writes.
-func written(r *live.Record) []live.Range {
-	var list []live.Range
-	for _, w := range r.Writes {
-		list = append(list, live.Range{Start: w.Addr, End: w.Addr + uint64(len(w.Old)), Name: r.Functions[w.Function].Name})
-	}
-	return list
 }

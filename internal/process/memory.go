@@ -27,7 +27,11 @@ var errTaken = errors.New("the address is taken")
 // mapAll maps and fills the memory of every installation in one process.
 func mapAll(p *proc, list []*installation, deadline time.Time, opt *Options) error {
 	// A try that failed may have mapped some.
-	list = slices.DeleteFunc(list, func(in *installation) bool { return in.mapped })
+	list = slices.DeleteFunc(list, func(in *installation) bool { return in.mapped || in.reused })
+	list = slices.DeleteFunc(list, (*installation).reuse)
+	if len(list) == 0 {
+		return nil
+	}
 	for _, in := range list {
 		if err := in.linkNearest(); err != nil {
 			return err

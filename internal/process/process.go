@@ -21,6 +21,11 @@ type Options struct {
 	DryRun     bool          // do everything but map memory and write
 	ScanMemory bool          // look through all writable memory instead of refusing coroutines
 
+	// Belongs, if set, chooses the processes in place of their numbers: it
+	// reports whether one is to be changed. It is asked again while those stand
+	// that were found first, so that none that they start is missed.
+	Belongs func(pid int) bool
+
 	// Progress, if set, is told what is being done. It is never called while
 	// the target is stopped.
 	Progress func(what string, done, total int)
@@ -72,7 +77,8 @@ func (o *Options) at(step string) {
 
 // Result says what was done.
 type Result struct {
-	Patch     string    `json:"patch"`
+	Applied   []string  `json:"applied"`  // names of the patches that came
+	Reverted  []string  `json:"reverted"` // and of those that went
 	Processes []Patched `json:"processes"`
 	Functions int       `json:"functions"` // of each process
 	Attempts  int       `json:"attempts"`  // stops that were needed
@@ -87,8 +93,10 @@ type Patched struct {
 	Images  []Image `json:"images"`
 }
 
-// Image is one file of a process that was patched.
+// Image is one patch of one file of a process.
 type Image struct {
+	Patch   string    `json:"patch"`
+	State   string    `json:"state"` // afterwards: "applied", "reverted"
 	Target  string    `json:"target"`
 	BuildID string    `json:"build_id"`
 	Bias    uint64    `json:"bias"`
@@ -104,6 +112,47 @@ type Written struct {
 	Length   int    `json:"length"`
 	Old      string `json:"old"` // hexadecimal
 	New      string `json:"new"`
+}
+
+// A Remedy is what is done about a change that a loader has not ended.
+type Remedy int
+
+// The remedies.
+const (
+	Finish   Remedy = 1
+	RollBack Remedy = 2
+)
+
+// Repaired says what Repair did.
+type Repaired struct {
+	Processes []RepairedProcess `json:"processes"`
+	Others    []int             `json:"others,omitempty"` // processes that the same changes were about, and that still need repair
+	DryRun    bool              `json:"dry_run,omitempty"`
+	Pause     Pause             `json:"pause"`
+}
+
+// RepairedProcess is what was done in one process.
+type RepairedProcess struct {
+	PID     int      `json:"pid"`
+	Did     string   `json:"did"`            // one of the words below
+	Kind    string   `json:"kind,omitempty"` // of the change: "apply", "retarget", "revert"
+	Patches []string `json:"patches"`
+	Writes  int      `json:"writes"` // that it took
+}
+
+// What is done in a process.
+const (
+	DidNothing  = "nothing"     // it needed no repair
+	DidFinish   = "finished"    // the change
+	DidRollBack = "rolled back" // the change
+	DidRetire   = "retired"     // unused memory of a patch
+)
+
+// A Report is what is told of the patches of one process.
+type Report struct {
+	PID     int                `json:"pid"`
+	Patches []live.Report      `json:"patches"`
+	Change  *live.ChangeReport `json:"change,omitempty"` // that a loader has begun and not ended
 }
 
 // Pause is how long the last stop took, in nanoseconds. Total is from the
@@ -155,6 +204,8 @@ type BusyError struct {
 	Reason      string    // if Hit is nil
 	Advice      string    // what the user can do, empty without
 	Attempts    int
+
+	again bool // what was prepared is void: begin anew
 }
 
 func (e *BusyError) Error() string {

@@ -34,11 +34,7 @@ func applyAndRevert(t *testing.T, target, payload string, threads int) {
 	if a != 1001 {
 		t.Fatalf("answer is %d after", a)
 	}
-	list, err := Status(s.pid)
-	must(t, err)
-	if len(list) != 1 || list[0].State.String() != "applied" || list[0].Name != "fix" {
-		t.Fatalf("status %+v", list)
-	}
+	wantCondition(t, s, "applied")
 	res, err = Revert(s.pid, "fix", Options{Timeout: time.Minute})
 	must(t, err)
 	t.Logf("reverted: %d tries, pause %+v", res.Attempts, res.Pause)
@@ -217,7 +213,7 @@ func TestAllWait(t *testing.T) {
 	if text(t, s.pid) != pages {
 		t.Error("executable pages have changed")
 	}
-	if list, err := Status(s.pid); err != nil || len(list) != 0 {
+	if list, err := Status(s.pid); err != nil || len(list.Patches) != 0 {
 		t.Errorf("status %v, %v", list, err)
 	}
 	// A signal ends the sleep of one; that one will do.

@@ -46,7 +46,7 @@ func refused(t *testing.T, s *running, code refusal.Code, do func() error) {
 	if text(t, s.pid) != before {
 		t.Error("executable pages have changed")
 	}
-	if list, err := Status(s.pid); err != nil || len(list) != 0 {
+	if list, err := Status(s.pid); err != nil || len(list.Patches) != 0 {
 		t.Errorf("status %v, %v", list, err)
 	}
 }
@@ -159,7 +159,7 @@ func TestNeverOffTheStack(t *testing.T) {
 	if text(t, s.pid) != before {
 		t.Error("executable pages have changed")
 	}
-	if list, err := Status(s.pid); err != nil || len(list) != 0 {
+	if list, err := Status(s.pid); err != nil || len(list.Patches) != 0 {
 		t.Errorf("status %v, %v: the memory is still there", list, err)
 	}
 	if a, _, _ := s.ask(); a != 2 {
@@ -180,7 +180,7 @@ func TestMaxPause(t *testing.T) {
 	if text(t, s.pid) != before {
 		t.Error("executable pages have changed")
 	}
-	if list, err := Status(s.pid); err != nil || len(list) != 0 {
+	if list, err := Status(s.pid); err != nil || len(list.Patches) != 0 {
 		t.Errorf("status %v, %v: the memory is still there", list, err)
 	}
 }

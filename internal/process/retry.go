@@ -28,6 +28,8 @@ func retry(deadline time.Time, opt *Options, try func() error) (tries int, err e
 		switch {
 		case err == nil:
 			return tries, nil
+		case errors.As(err, &busy) && busy.again:
+			return tries, err
 		case errors.As(err, &busy):
 		case errors.As(err, &alien):
 			if foreign++; foreign == patience {

@@ -73,6 +73,8 @@ func (p *proc) seizeThread(tid int) (*thread, error) {
 	switch {
 	case serr != nil, s.state == 'Z', s.state == 'X':
 		return nil, nil
+	case s.tracer != 0 && isLoader(s.tracer):
+		return nil, otherLoader(p.pid, s.tracer)
 	case s.tracer != 0:
 		return nil, refusal.New(refusal.AlreadyTraced, p.where(), "process %d (%s) traces thread %d", s.tracer, commandOf(s.tracer), tid)
 	}

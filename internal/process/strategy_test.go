@@ -89,7 +89,7 @@ func TestThreadLocalOfLibrary(t *testing.T) {
 	p, err := open(s.pid)
 	must(t, err)
 	defer p.close()
-	in, err := p.prepare(pkg, 0, [32]byte{})
+	in, err := p.prepare(pkg, 0, [32]byte{}, nil)
 	must(t, err)
 	in.image = p.images[1]
 	wantCode(t, in.resolveImports().Err(), refusal.TLSModel)

@@ -32,7 +32,8 @@ type proc struct {
 	images  []*resolve.Image // in the order of the dynamic linker's search
 	entry   uint64           // AT_ENTRY
 	auxv    []byte           // what the kernel told the program when it started it
-	patches []live.Found     // in its memory
+	patches *live.Patches    // in its memory
+	extents [][2]uint64      // in which they were looked for
 	options uintptr          // of ptrace
 	held    *thread          // that somebody else seized and will let go, nil for none
 	threads []*thread        // while stopped
@@ -210,7 +211,8 @@ func (p *proc) read() error {
 	}
 	p.auxv, p.entry = auxv, auxValue(auxv, auxEntry)
 	p.images = resolve.Order(p.mem, resolve.Images(p.mem, p.maps), p.entry)
-	p.patches = live.Look(p.mem, live.Find(p.mem, patchExtents(p.maps)))
+	p.extents = patchExtents(p.maps)
+	p.patches = live.Look(p.mem, live.Find(p.mem, p.extents))
 	return p.alive()
 }
 
@@ -362,7 +364,11 @@ func (p *proc) threadStatus(tid int) (status, error) {
 // another tracer, shadow stacks, seccomp.
 func (p *proc) permit() error {
 	var list refusal.List
-	if p.status.tracer != 0 && p.held == nil {
+	switch {
+	case p.status.tracer == 0, p.held != nil:
+	case isLoader(p.status.tracer):
+		return otherLoader(p.pid, p.status.tracer)
+	default:
 		list = append(list, refusal.New(refusal.AlreadyTraced, p.where(), "process %d (%s) traces it", p.status.tracer, commandOf(p.status.tracer)))
 	}
 	tids, err := p.tids()
@@ -391,6 +397,11 @@ func (p *proc) permit() error {
 		}
 	}
 	return list.Err()
+}
+
+// otherLoader says that another loader holds a process: it will not for long.
+func otherLoader(pid, loader int) error {
+	return &BusyError{PID: pid, Reason: fmt.Sprintf("is being patched by process %d", loader), again: true}
 }
 
 // cannotSuspendSeccomp says why this process may not use

@@ -7,7 +7,6 @@ import (
 	"os/exec"
 	"runtime"
 
-	"livepatch/internal/live"
 	"livepatch/internal/pack"
 )
 
@@ -26,7 +25,11 @@ func Revert(int, string, Options) (*Result, error) { return nil, unsupported() }
 
 func RevertAll([]int, string, Options) (*Result, error) { return nil, unsupported() }
 
-func Status(int) ([]live.Found, error) { return nil, unsupported() }
+func Retarget([]int, *pack.Package, Options) (*Result, error) { return nil, unsupported() }
+
+func Repair([]int, Remedy, Options) (*Repaired, error) { return nil, unsupported() }
+
+func Status(int) (*Report, error) { return nil, unsupported() }
 
 func All() ([]int, error) { return nil, unsupported() }
 

@@ -111,6 +111,7 @@ const (
 	AlreadyApplied  Code = "already-applied"
 	NotApplied      Code = "not-applied"
 	FunctionClaimed Code = "function-claimed"
+	Interrupted     Code = "interrupted"
 
 	// The running kernel.
 	NoLivepatch     Code = "no-livepatch"
@@ -208,6 +209,7 @@ var Codes = []struct {
 	{AlreadyApplied, "a patch of this name is applied already"},
 	{NotApplied, "no patch of this name is applied"},
 	{FunctionClaimed, "another patch, or another user of ftrace, owns a function of this one"},
+	{Interrupted, "a loader was killed in the middle of a change"},
 	{NoLivepatch, "the kernel has no livepatch core"},
 	{ModuleSignature, "the running kernel takes signed modules only"},
 	{ModulesDisabled, "the running kernel loads and unloads no modules any more"},

@@ -1,0 +1,50 @@
+package live
+
+import (
+	"slices"
+)
+
+// Leaving returns the code that no thread may be inside of while a process goes
+// from one set of applied patches to another: the versions that calls reach
+// before and not after, and what the steps write over. Of a version in a patch
+// that is the whole code of the patch, for the records do not tell which of it
+// only that version uses.
+func Leaving(before, after []*Record, steps []Step) []Range {
+	var list []Range
+	old, top := tops(before), tops(after)
+	patch := map[*Record]bool{}
+	leave := func(v version) {
+		f := &v.record.Functions[v.function]
+		list = append(list, Range{Start: f.New, End: f.New + f.NewSize, Name: "new " + f.Name})
+		patch[v.record] = true
+	}
+	for addr, v := range old {
+		if top[addr] != v {
+			leave(v)
+		}
+	}
+	for addr, v := range top {
+		if _, ok := old[addr]; ok {
+			continue
+		}
+		f := &v.record.Functions[v.function]
+		list = append(list, Range{Start: f.Old, End: f.Old + f.OldSize, Name: f.Name})
+		for _, x := range f.Outlined {
+			list = append(list, Range{Start: x.Addr, End: x.Addr + x.Size, Name: f.Name + " (outlined)"})
+		}
+	}
+	for _, r := range before {
+		if !slices.Contains(after, r) {
+			patch[r] = true
+		}
+	}
+	for r := range patch {
+		start, end := r.Code()
+		list = append(list, Range{Start: start, End: end, Name: "patch " + r.Name})
+	}
+	for i := range steps {
+		s := &steps[i]
+		list = append(list, Range{Start: s.Addr, End: s.Addr + uint64(len(s.Old)), Name: s.Name()})
+	}
+	return list
+}

@@ -1,0 +1,190 @@
+package live
+
+import (
+	"bytes"
+	"cmp"
+	"slices"
+)
+
+// A version is one function of a patch.
+type version struct {
+	record   *Record
+	function int
+}
+
+// tops returns for each replaced function, by the address of the original, the
+// version that calls reach when a set of patches is applied: that of the
+// latest.
+func tops(set []*Record) map[uint64]version {
+	top := map[uint64]version{}
+	for _, r := range byAge(set) {
+		for i := range r.Functions {
+			top[r.Functions[i].Old] = version{r, i}
+		}
+	}
+	return top
+}
+
+// byAge sorts records by the order in which they were applied.
+func byAge(set []*Record) []*Record {
+	set = slices.Clone(set)
+	slices.SortFunc(set, func(a, b *Record) int {
+		return cmp.Or(cmp.Compare(a.Sequence, b.Sequence), cmp.Compare(a.Base, b.Base))
+	})
+	return set
+}
+
+// A Step is one write of a change: from Old, which must be there, to New.
+type Step struct {
+	Record   *Record // of the patch that comes, or that goes
+	Function int     // index into its functions
+	Addr     uint64
+	Old, New []byte
+}
+
+// Name is that of the function.
+func (s *Step) Name() string { return s.Record.Functions[s.Function].Name }
+
+// text is code as a set of patches makes it, where any patch of interest
+// touches it.
+type text map[uint64]byte
+
+func (t text) put(addr uint64, b []byte) {
+	for i, v := range b {
+		t[addr+uint64(i)] = v
+	}
+}
+
+func (t text) get(addr uint64, n int) []byte {
+	b := make([]byte, n)
+	for i := range b {
+		b[i] = t[addr+uint64(i)]
+	}
+	return b
+}
+
+// redirects calls do for the writes that make up a set of patches: of each
+// function those of its latest version, in the order of writing.
+func redirects(set []*Record, do func(r *Record, w *Write)) {
+	top := tops(set)
+	for _, r := range byAge(set) {
+		for i := range r.Writes {
+			w := &r.Writes[i]
+			if top[r.Functions[w.Function].Old] == (version{r, w.Function}) {
+				do(r, w)
+			}
+		}
+	}
+}
+
+// Plan returns the writes that lead from one set of applied patches to another,
+// in an order in which every function is old or new at any time. A function
+// that has a version before and after goes from one to the other at once: it is
+// never what the file holds in between, and its redirect is used again. What
+// becomes unpatched is written last.
+func Plan(before, after []*Record) []Step {
+	have := text{}
+	for _, r := range slices.Concat(before, after) {
+		for _, w := range r.Writes {
+			have.put(w.Addr, w.Old)
+		}
+	}
+	file := text{}
+	for addr, b := range have {
+		file[addr] = b
+	}
+	redirects(before, func(_ *Record, w *Write) { have.put(w.Addr, w.New) })
+	var steps []Step
+	step := func(r *Record, function int, addr uint64, to []byte) {
+		if old := have.get(addr, len(to)); !bytes.Equal(old, to) {
+			steps = append(steps, Step{r, function, addr, old, to})
+			have.put(addr, to)
+		}
+	}
+	kept := map[uint64]bool{} // bytes of redirects
+	redirects(after, func(r *Record, w *Write) {
+		step(r, w.Function, w.Addr, w.New)
+		for i := range w.New {
+			kept[w.Addr+uint64(i)] = true
+		}
+	})
+	var gone []Step
+	redirects(before, func(r *Record, w *Write) {
+		for lo, hi := 0, 0; lo < len(w.Old); lo = hi + 1 {
+			for hi = lo; hi < len(w.Old) && !kept[w.Addr+uint64(hi)]; hi++ {
+			}
+			if hi > lo {
+				addr := w.Addr + uint64(lo)
+				gone = append(gone, Step{Record: r, Function: w.Function, Addr: addr, New: file.get(addr, hi-lo)})
+			}
+		}
+	})
+	for _, s := range slices.Backward(gone) {
+		step(s.Record, s.Function, s.Addr, s.New)
+	}
+	return steps
+}
+
+// A Conflict is a function that two patches claim which do not build on each
+// other.
+type Conflict struct {
+	Function string
+	Owner    *Record
+}
+
+// Claims returns the functions of a patch that others of a set have replaced
+// without its being made to build on them. A patch owns the functions that it
+// replaces; who wants one of them has to name it among the packages it requires.
+func Claims(r *Record, set []*Record) []Conflict {
+	below := Below(r, set)
+	var list []Conflict
+	for _, f := range r.Functions {
+		for _, other := range byAge(set) {
+			o := other.shares(f.Old, f.OldSize)
+			if o == nil || o.Old == f.Old && slices.Contains(below, other) {
+				continue
+			}
+			list = append(list, Conflict{f.Name, other})
+		}
+	}
+	return list
+}
+
+// Below returns the patches of a set that a patch builds on, directly or through
+// others.
+func Below(r *Record, set []*Record) (below []*Record) {
+	for todo := []*Record{r}; len(todo) > 0; todo = todo[1:] {
+		for _, digest := range todo[0].Requires {
+			for _, other := range set {
+				if other.Digest == digest && !slices.Contains(below, other) {
+					below, todo = append(below, other), append(todo, other)
+				}
+			}
+		}
+	}
+	return below
+}
+
+// Missing returns the digests that a patch requires and no patch of a set has.
+func Missing(r *Record, set []*Record) (list [][32]byte) {
+	for _, digest := range r.Requires {
+		if !slices.ContainsFunc(set, func(o *Record) bool { return o.Digest == digest }) {
+			list = append(list, digest)
+		}
+	}
+	return list
+}
+
+// Above returns the patches of a set that rest on one of it: they build on it, or
+// are later versions of one of its functions.
+func Above(r *Record, set []*Record) (list []*Record) {
+	for _, o := range byAge(set) {
+		over := o.Sequence > r.Sequence && slices.ContainsFunc(o.Functions, func(f Function) bool {
+			return slices.ContainsFunc(r.Functions, func(g Function) bool { return f.Old == g.Old })
+		})
+		if over || slices.Contains(Below(o, set), r) {
+			list = append(list, o)
+		}
+	}
+	return list
+}

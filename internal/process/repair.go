@@ -1,0 +1,155 @@
+//go:build linux && amd64
+
+package process
+
+import (
+	"runtime"
+	"slices"
+	"time"
+
+	"livepatch/internal/live"
+)
+
+// Repair ends changes of processes that a loader has begun before it died: it
+// finishes or takes back what memory says is half done, with the checks of an
+// apply or a revert, and retires memory of patches to which nothing leads yet.
+// Without a remedy it finishes what was written everywhere and takes back
+// anything else. Any loader can do it; the record in the target is enough.
+func Repair(pids []int, remedy Remedy, opt Options) (*Repaired, error) {
+	runtime.LockOSThread()
+	defer runtime.UnlockOSThread()
+	deadline := time.Now().Add(opt.timeout())
+	procs, seen, err := openAll(pids, &opt)
+	defer closeAll(procs)
+	if err != nil {
+		return nil, &ApplyError{"prepare", Unchanged, err}
+	}
+	out := &Repaired{Processes: []RepairedProcess{}, DryRun: opt.DryRun}
+	if out.Others, remedy, err = decide(procs, remedy); err != nil {
+		return nil, &ApplyError{"prepare", Unchanged, err}
+	}
+	c := &change{procs: procs, opt: &opt, forbid: map[*proc]*live.Ranges{}, seen: seen, remedy: remedy}
+	needed := false
+	for _, p := range procs {
+		did := c.addRepair(p)
+		out.Processes = append(out.Processes, did)
+		needed = needed || did.Did != DidNothing
+	}
+	if !needed {
+		return out, nil
+	}
+	opt.progress("stopping the target", 0, 0)
+	if err := c.commit(deadline); err != nil {
+		return nil, err
+	}
+	out.Pause = c.pause
+	return out, nil
+}
+
+// decide finds the other processes that were to be changed together with those
+// given, and what is to be done where nothing is demanded: when one of them says
+// that all is written in all, the change is finished.
+func decide(procs []*proc, remedy Remedy) (others []int, _ Remedy, err error) {
+	changes, committed, expected := map[uint64]bool{}, false, 0
+	for _, p := range procs {
+		c := p.patches.Pending
+		if c == nil {
+			continue
+		}
+		if alive(c.Leader.Owner) {
+			return nil, 0, p.pending(c)
+		}
+		if !changes[c.Leader.Change] {
+			expected += int(c.Leader.Processes)
+		}
+		changes[c.Leader.Change] = true
+		committed = committed || c.Leader.Phase == live.Committed
+	}
+	if expected > len(procs) {
+		all, err := All()
+		if err != nil {
+			return nil, 0, err
+		}
+		for _, pid := range all {
+			if slices.ContainsFunc(procs, func(p *proc) bool { return p.pid == pid }) {
+				continue
+			}
+			p, err := open(pid)
+			if err != nil {
+				continue // not one of them, or gone
+			}
+			if c := p.patches.Pending; c != nil && changes[c.Leader.Change] {
+				others = append(others, pid)
+				committed = committed || c.Leader.Phase == live.Committed
+			}
+			p.close()
+		}
+	}
+	if remedy == 0 {
+		remedy = RollBack
+		if committed {
+			remedy = Finish
+		}
+	}
+	return others, remedy, nil
+}
+
+// addRepair plans what is to be done in one process.
+func (c *change) addRepair(p *proc) RepairedProcess {
+	did := RepairedProcess{PID: p.pid, Did: DidNothing, Patches: []string{}}
+	x := &part{p: p}
+	for _, r := range p.patches.Records {
+		if r.State == live.Preparing && !p.patches.Changes(r) && !alive(r.Owner) {
+			x.retire = append(x.retire, r)
+			did.Did, did.Patches = DidRetire, append(did.Patches, r.Name)
+		}
+	}
+	var leaving []live.Range
+	if ch := p.patches.Pending; ch != nil {
+		did.Kind, did.Patches = ch.Report(false).Kind, namesOf(ch.Members)
+		before, after := p.patches.Applied(), p.patches.After()
+		did.Did = DidFinish
+		if c.remedy == RollBack {
+			did.Did = DidRollBack
+			before, after = after, before
+		}
+		x.steps = remaining(ch.Places, c.remedy)
+		leaving = live.Leaving(before, after, x.steps)
+		x.members = append(x.members, &member{record: ch.Leader, was: ch.Leader.Control, next: ch.Leader.Next, mapped: true})
+		for _, r := range ch.Members {
+			if r != ch.Leader {
+				x.members = append(x.members, &member{record: r, was: r.Control, next: r.Next, mapped: true})
+			}
+			if c.remedy == RollBack && r.Next == live.Applied {
+				x.retire = append(x.retire, r)
+			}
+		}
+	}
+	did.Writes = len(x.steps)
+	c.addPart(x, leaving)
+	return did
+}
+
+// remaining are the writes that finish a change, or take it back in the opposite
+// order. Places that hold something else are among them, so that the check
+// refuses.
+func remaining(places []live.Place, remedy Remedy) []live.Step {
+	var list []live.Step
+	for i := range places {
+		place := places[i]
+		s, done := place.Step, live.HoldsNew
+		if remedy == RollBack {
+			place = places[len(places)-1-i]
+			s, done = place.Step, live.HoldsOld
+			s.Old, s.New = s.New, s.Old
+		}
+		switch place.Holds {
+		case done:
+			continue
+		case live.HoldsTorn:
+			s.Old = place.Have
+		}
+		list = append(list, s)
+	}
+	return list
+}

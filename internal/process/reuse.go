@@ -1,0 +1,57 @@
+//go:build linux && amd64
+
+package process
+
+import (
+	"bytes"
+
+	"golang.org/x/sys/unix"
+
+	"livepatch/internal/live"
+	"livepatch/internal/resolve"
+)
+
+// reuse looks for memory of the same patch, left by an earlier loader, and
+// makes the installation use it: a patch that is applied and reverted a thousand
+// times takes the memory of one. All of its code and constants must be there as
+// they would be written now.
+func (in *installation) reuse() bool {
+	for _, r := range in.p.patches.Records {
+		idle := r.State == live.Reverted || r.State == live.Preparing && !alive(r.Owner)
+		if idle && r.Digest == in.record.Digest && r.Bias == in.record.Bias && in.fits(r) {
+			in.was, in.reused = r.Control, true
+			if n := len(in.memory[partWrite]); n > 0 {
+				in.data = in.memory[partWrite]
+			}
+			return true
+		}
+	}
+	return false
+}
+
+// fits reports whether the memory of a record is what the installation would
+// map and fill at that place. If so the installation is linked for it.
+func (in *installation) fits(r *live.Record) bool {
+	if r.Sizes != in.record.Sizes || r.Base < in.window.low || r.Base > in.window.high || in.link(r.Base) != nil {
+		return false
+	}
+	copy(in.memory[partRead][live.ControlOffset:], r.Control.Encode())
+	at := r.Base
+	for i, prot := range protections() {
+		size := r.Sizes[i]
+		if size == 0 {
+			continue
+		}
+		m := resolve.Find(in.p.maps, at)
+		if m == nil || at+size > m.End || m.Shared || m.Inode != 0 ||
+			m.Write != (prot&unix.PROT_WRITE != 0) || m.Exec != (prot&unix.PROT_EXEC != 0) {
+			return false
+		}
+		have := make([]byte, size)
+		if i != partWrite && (in.p.readMem(have, at) != nil || !bytes.Equal(have, in.memory[i])) {
+			return false
+		}
+		at += size
+	}
+	return true
+}
