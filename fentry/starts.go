@@ -214,6 +214,13 @@ func (fd *Finder) merge(all []candidate) {
 	slices.SortFunc(all, func(a, b candidate) int {
 		return cmp.Or(cmp.Compare(a.text, b.text), cmp.Compare(a.off, b.off), compareNames(a, b))
 	})
+	of := make([]int, len(fd.texts))
+	for i := range all {
+		of[all[i].text]++
+	}
+	for i, n := range of {
+		fd.texts[i].starts = make([]Start, 0, n)
+	}
 	for i := 0; i < len(all); {
 		t := &fd.texts[all[i].text]
 		s := Start{

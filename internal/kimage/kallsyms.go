@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"debug/elf"
 	"errors"
+	"slices"
 
 	"livepatch/elfpatch"
 )
@@ -45,6 +46,7 @@ const (
 	maxNames   = 64 << 20
 	minSymbols = 256     // the smallest kernels have thousands
 	maxSymbols = 1 << 24 // the largest have 300 thousand
+	usualName  = 24      // bytes of a name, on average
 	maxNameLen = 1024    // with the type; KSYM_NAME_LEN is 128 to 5.x, 512 from 6.1
 )
 
@@ -234,7 +236,7 @@ func (d *nameDecoder) walk(b []byte, n, align int, long bool) []Symbol {
 		return nil
 	}
 	ends, types := make([]int, n), make([]byte, n)
-	d.text = d.text[:0]
+	d.text = slices.Grow(d.text[:0], usualName*n)
 	at := 0
 	for i := range n {
 		var size int

@@ -147,9 +147,14 @@ type index struct {
 
 func newIndex(syms []Symbol) index {
 	x := index{syms: syms, byName: make(map[string][]int32, len(syms)), byAddr: make([]int32, len(syms))}
+	single := make([]int32, len(syms)) // what names that are there once, nearly all, lead to
 	for i := range syms {
-		x.byName[syms[i].Name] = append(x.byName[syms[i].Name], int32(i))
-		x.byAddr[i] = int32(i)
+		x.byAddr[i], single[i] = int32(i), int32(i)
+		if same, ok := x.byName[syms[i].Name]; ok {
+			x.byName[syms[i].Name] = append(same, int32(i))
+		} else {
+			x.byName[syms[i].Name] = single[i : i+1 : i+1]
+		}
 	}
 	byAddr := func(a, b int32) int { return cmp.Compare(syms[a].Addr, syms[b].Addr) }
 	if !slices.IsSortedFunc(x.byAddr, byAddr) {

@@ -66,33 +66,44 @@ func unwrap(b []byte) ([]byte, error) {
 type format struct {
 	name   string
 	magic  string
-	open   func([]byte) (io.Reader, error) // nil: known, not supported
-	strict bool                            // minds what follows it
+	unpack func(b []byte, into room) ([]byte, error) // nil: known, not supported
+	strict bool                                      // minds what follows it
 }
 
 // formats: Documentation/arch/x86/boot.rst (6.12), "payload_offset", lists what an
 // image may be compressed with; the magic numbers are those of lib/decompress.c.
 var formats = []format{
-	{name: "gzip", magic: "\x1f\x8b\x08", open: func(b []byte) (io.Reader, error) {
-		r, err := gzip.NewReader(bytes.NewReader(b))
+	{name: "gzip", magic: "\x1f\x8b\x08", unpack: asReader(func(b io.Reader) (io.Reader, error) {
+		r, err := gzip.NewReader(b)
 		if err == nil {
 			r.Multistream(false) // the kernel appends what is not compressed
 		}
 		return r, err
-	}},
-	{name: "xz", magic: "\xfd7zXZ\x00", open: func(b []byte) (io.Reader, error) {
-		r, err := xz.NewReader(bytes.NewReader(b), maxDict)
+	})},
+	{name: "xz", magic: "\xfd7zXZ\x00", unpack: asReader(func(b io.Reader) (io.Reader, error) {
+		r, err := xz.NewReader(b, maxDict)
 		if err == nil {
 			r.Multistream(false)
 		}
 		return r, err
-	}},
-	{name: "zstd", magic: "\x28\xb5\x2f\xfd", open: openZstd},
-	{name: "lz4", magic: "\x02\x21\x4c\x18", open: func(b []byte) (io.Reader, error) { return newLegacyLZ4(b), nil }},
-	{name: "bzip2", magic: "BZh", open: func(b []byte) (io.Reader, error) { return bzip2.NewReader(bytes.NewReader(b)), nil }, strict: true},
+	})},
+	{name: "zstd", magic: "\x28\xb5\x2f\xfd", unpack: unpackZstd},
+	{name: "lz4", magic: "\x02\x21\x4c\x18", unpack: func(b []byte, into room) ([]byte, error) { return into.read(newLegacyLZ4(b)) }},
+	{name: "bzip2", magic: "BZh", unpack: asReader(func(b io.Reader) (io.Reader, error) { return bzip2.NewReader(b), nil }), strict: true},
 	{name: "lzma", magic: "\x5d\x00\x00"},
 	{name: "lzo", magic: "\x89LZO\x00"},
 	{name: "lz4 frame", magic: "\x04\x22\x4d\x18"},
+}
+
+// asReader makes a format of a reader that undoes it.
+func asReader(open func(io.Reader) (io.Reader, error)) func([]byte, room) ([]byte, error) {
+	return func(b []byte, into room) ([]byte, error) {
+		r, err := open(bytes.NewReader(b))
+		if err != nil {
+			return nil, err
+		}
+		return into.read(r)
+	}
 }
 
 // maxDict is the largest dictionary of xz and window of zstd that is taken:
@@ -106,24 +117,18 @@ func decompress(b []byte, what string, image bool) ([]byte, error) {
 		if !bytes.HasPrefix(b, []byte(f.magic)) {
 			continue
 		}
-		if f.open == nil {
+		if f.unpack == nil {
 			return nil, fmt.Errorf("unpack %s: %s: %w", what, f.name, ErrCompression)
 		}
 		size := 4 * len(b)
 		if image && len(b) >= 4 {
 			size = int(le.Uint32(b[len(b)-4:]))
 		}
+		into := roomFor(len(b), size)
 		if f.strict && image {
 			b = b[:max(len(f.magic), len(b)-4)]
 		}
-		r, err := f.open(b)
-		if err != nil {
-			return nil, fmt.Errorf("unpack %s: %s: %w", what, f.name, err)
-		}
-		out, err := readBounded(r, len(b), size)
-		if c, ok := r.(io.Closer); ok {
-			c.Close()
-		}
+		out, err := f.unpack(b, into)
 		if err != nil {
 			return nil, fmt.Errorf("unpack %s: %s: %w", what, f.name, err)
 		}
@@ -139,18 +144,29 @@ const (
 	freeGrowth = 64 << 20
 )
 
-// readBounded reads all of r, but no more than a kernel can have. Room for size is
-// made at once, as far as that is likely.
-func readBounded(r io.Reader, packed, size int) ([]byte, error) {
-	most := int64(min(maxUnpacked, freeGrowth+mostGrowth*packed))
+// room is how many bytes something is expected to unpack to, for which memory is
+// taken at once, and how many it may.
+type room struct{ expected, most int }
+
+// roomFor is the room for packed bytes that are said to be size unpacked, which
+// is believed as far as it is likely.
+func roomFor(packed, size int) room {
+	return room{expected: min(size, 16*packed), most: min(maxUnpacked, freeGrowth+mostGrowth*packed)}
+}
+
+// tooMuch is the error for what does not fit.
+func (into room) tooMuch() error { return fmt.Errorf("unpacks to more than %d bytes", into.most) }
+
+// read reads all of r, but no more than a kernel can have.
+func (into room) read(r io.Reader) ([]byte, error) {
 	var out bytes.Buffer
-	out.Grow(min(size, 16*packed) + bytes.MinRead)
-	n, err := io.Copy(&out, io.LimitReader(r, most+1))
+	out.Grow(into.expected + bytes.MinRead)
+	n, err := io.Copy(&out, io.LimitReader(r, int64(into.most)+1))
 	switch {
 	case err != nil:
 		return nil, err
-	case n > most:
-		return nil, fmt.Errorf("unpacks to more than %d bytes", most)
+	case n > int64(into.most):
+		return nil, into.tooMuch()
 	}
 	return out.Bytes(), nil
 }

@@ -1,25 +1,35 @@
 package kimage
 
 import (
-	"bytes"
+	"errors"
 	"fmt"
 	"io"
 
 	"github.com/klauspost/compress/zstd"
 )
 
-func openZstd(b []byte) (io.Reader, error) {
+// unpackZstd decodes into the room itself: a reader would keep a window of its own and
+// copy all of it once more.
+func unpackZstd(b []byte, into room) ([]byte, error) {
 	frame, err := firstZstdFrame(b)
 	if err != nil {
 		return nil, err
 	}
-	r, err := zstd.NewReader(bytes.NewReader(frame), zstd.WithDecoderConcurrency(1),
-		zstd.WithDecoderMaxMemory(maxUnpacked), zstd.WithDecoderMaxWindow(maxDict))
+	d, err := zstd.NewReader(nil, zstd.WithDecoderConcurrency(1),
+		zstd.WithDecoderMaxMemory(uint64(into.most)), zstd.WithDecoderMaxWindow(maxDict))
 	if err != nil {
 		return nil, err
 	}
-	return r.IOReadCloser(), nil
+	defer d.Close()
+	out, err := d.DecodeAll(frame, make([]byte, 0, into.expected+zstdSlack))
+	if errors.Is(err, zstd.ErrDecoderSizeExceeded) {
+		return nil, into.tooMuch()
+	}
+	return out, err
 }
+
+// zstdSlack is room behind what is decoded, where the decoder may write ahead.
+const zstdSlack = 64
 
 // Block types: RFC 8878, section 3.1.1.2.2.
 const (
