@@ -36,7 +36,7 @@ func (c *checker) usedBefore() map[string]*references {
 			}
 			done[s] = true
 			o.addReferences(all[p.name], s)
-			for _, i := range o.named[f.name+".cold"] { // the part that seldom runs
+			for _, i := range o.named(f.name + ".cold") { // the part that seldom runs
 				o.addReferences(all[p.name], &o.symbols[i])
 			}
 		}

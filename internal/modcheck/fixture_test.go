@@ -181,6 +181,7 @@ func kernelOf(t testing.TB, m elf.Machine, name string, edits ...edit) *kimage.K
 			}
 		}
 	}
+	k.Reindex()
 	return k
 }
 

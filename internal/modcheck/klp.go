@@ -182,7 +182,7 @@ func (c *checker) resolve(what, where, owner, symbol string, position uint64) (*
 		c.laterObject(owner)
 		return nil, -1
 	}
-	list := o.named[symbol]
+	list := o.named(symbol)
 	switch n := uint64(len(list)); {
 	case n == 0:
 		c.refuse(refusal.SymbolNotFound, what, where, "%s has no symbol %s", owner, symbol)

@@ -19,7 +19,7 @@ func packageOf(t *testing.T, set Set) *pack.Package {
 	target := newTarget(set, elf.EM_X86_64)
 	fn := func(object, name, replacement string, pos int) manifest.KernelFunction {
 		o := target.object(object)
-		list := o.named[name]
+		list := o.named(name)
 		s := o.symbols[list[max(pos, 1)-1]]
 		f := manifest.KernelFunction{Name: name, Position: pos, Replacement: replacement, Address: s.Addr, Size: 4, Site: manifest.Site{Address: s.Addr}}
 		if o.module != nil {

@@ -149,7 +149,7 @@ func (c *checker) laterOutside(owner string) {
 // find returns a symbol. Nothing is said of those that cannot be found: that is
 // refused where symbols and imports are checked.
 func (o *image) find(x foreign) *kimage.Symbol {
-	list := o.named[x.name]
+	list := o.named(x.name)
 	switch n := uint64(len(list)); {
 	case n == 1 && x.pos <= 1:
 		return &o.symbols[list[0]]
@@ -234,7 +234,7 @@ func (c *checker) old(owner string, f patched) (*image, *kimage.Symbol) {
 	if o == nil || o.file == nil {
 		return nil, nil
 	}
-	list := o.named[f.name]
+	list := o.named(f.name)
 	if f.pos > uint64(len(list)) || len(list) == 0 {
 		return nil, nil
 	}

@@ -70,8 +70,8 @@ func (t traits) mitigations() string {
 type image struct {
 	name    string
 	symbols []kimage.Symbol
-	named   map[string][]int
-	file    *elfpatch.File // linked; nil if only symbols are known
+	named   func(name string) []int // indices of the symbols of a name
+	file    *elfpatch.File          // linked; nil if only symbols are known
 	kernel  *kimage.Kernel
 	module  *kimage.Module
 	sites   []uint64        // where ftrace can redirect, ascending; nil: not read
@@ -86,8 +86,7 @@ func newTarget(set Set, m elf.Machine) *target {
 	if k := set.Kernel; k != nil {
 		t.machine = k.Machine
 		t.symbolLimit = symbolLimit(k.Release)
-		t.objects[vmlinux] = newImage(vmlinux, k.Symbols, k.File)
-		t.objects[vmlinux].kernel = k
+		t.objects[vmlinux] = &image{name: vmlinux, symbols: k.Symbols, named: k.Named, file: k.File, kernel: k}
 		t.readABI(k)
 		t.readTraits(t.objects[vmlinux])
 	} else if len(set.Modules) > 0 {
@@ -95,27 +94,27 @@ func newTarget(set Set, m elf.Machine) *target {
 	}
 	if len(set.Symbols) > 0 {
 		if o := t.objects[vmlinux]; o == nil || len(o.symbols) == 0 {
-			t.objects[vmlinux] = newImage(vmlinux, set.Symbols, nil)
+			given := imageOf(set.Symbols)
 			if o != nil {
-				t.objects[vmlinux].file, t.objects[vmlinux].kernel = o.file, o.kernel
+				given.file, given.kernel = o.file, o.kernel
 			}
+			t.objects[vmlinux] = given
 		}
 	}
 	for _, x := range set.Modules {
-		o := newImage(x.Name, x.Symbols, x.Linked)
-		o.module = x
-		t.objects[x.Name] = o
+		t.objects[x.Name] = &image{name: x.Name, symbols: x.Symbols, named: x.Named, file: x.Linked, module: x}
 	}
 	t.readExports()
 	return t
 }
 
-func newImage(name string, symbols []kimage.Symbol, f *elfpatch.File) *image {
-	o := &image{name: name, symbols: symbols, named: map[string][]int{}, file: f}
+// imageOf is a kernel of which only the symbols are known.
+func imageOf(symbols []kimage.Symbol) *image {
+	named := map[string][]int{}
 	for i := range symbols {
-		o.named[symbols[i].Name] = append(o.named[symbols[i].Name], i)
+		named[symbols[i].Name] = append(named[symbols[i].Name], i)
 	}
-	return o
+	return &image{name: vmlinux, symbols: symbols, named: func(name string) []int { return named[name] }}
 }
 
 // object returns the kernel or a module by the name that patches use.
@@ -194,7 +193,7 @@ func (t *target) readTraits(o *image) {
 
 // addr returns the address of a symbol that is there once.
 func (o *image) addr(name string) (uint64, bool) {
-	if list := o.named[name]; len(list) == 1 {
+	if list := o.named(name); len(list) == 1 {
 		return o.symbols[list[0]].Addr, true
 	}
 	return 0, false
