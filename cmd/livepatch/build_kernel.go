@@ -8,10 +8,12 @@ import (
 	"path"
 	"path/filepath"
 	"slices"
+	"sync"
 
 	"github.com/urfave/cli/v2"
 
 	"livepatch/elfpatch/diff"
+	"livepatch/fentry"
 	"livepatch/internal/build"
 	"livepatch/internal/image"
 	"livepatch/internal/kbuild"
@@ -55,6 +57,7 @@ type kernelBuild struct {
 	p     *printer
 	site  *kernelSite
 	image *kimage.Kernel
+	sites func() (*fentry.Finder, error) // of the image, see readAhead
 	cc    *kbuild.Compiler
 	dir   string // for the objects
 }
@@ -70,8 +73,7 @@ func (o *images) buildKernel(c *cli.Context, p *printer, record *manifest.Build)
 	if err != nil {
 		return in, err
 	}
-	*o = append(*o, opened)
-	b.image = opened.Kernel
+	b.image, b.sites = opened.Kernel, o.readAhead(opened)
 	tree, err := readPatches(c.StringSlice("patch"), b.site.source, record)
 	if err != nil {
 		return in, err
@@ -92,6 +94,29 @@ func (o *images) buildKernel(c *cli.Context, p *printer, record *manifest.Build)
 	}
 	return in, b.record(record, objects)
 }
+
+// readAhead looks for the patch sites of the image while patches are read and
+// compilers run. The image is open until that has ended.
+func (o *images) readAhead(img *image.Kernel) func() (*fentry.Finder, error) {
+	sites := sync.OnceValues(func() (f *fentry.Finder, err error) {
+		err = image.Guard(func() (err error) {
+			f, err = fentry.NewFinder(img.File, fentry.Options{})
+			return err
+		})
+		return f, err
+	})
+	go sites()
+	*o = append(*o, closing(func() error {
+		sites()
+		return img.Close()
+	}))
+	return sites
+}
+
+// closing is a function that gives something back.
+type closing func() error
+
+func (c closing) Close() error { return c() }
 
 // readPatches applies the patches, in order, to the files of a tree in memory.
 func readPatches(paths []string, source string, record *manifest.Build) (*srcpatch.Tree, error) {
@@ -187,18 +212,13 @@ func (o *images) scratch() (string, error) {
 	if err != nil {
 		return "", fmt.Errorf("make a directory for objects: %w", err)
 	}
-	*o = append(*o, removal(dir))
+	*o = append(*o, closing(func() error { return os.RemoveAll(dir) }))
 	return dir, nil
 }
 
-// A removal removes a directory when it is closed.
-type removal string
-
-func (r removal) Close() error { return os.RemoveAll(string(r)) }
-
 // inputs opens the objects and what they are linked into.
 func (b *kernelBuild) inputs(objects []*kbuild.Object, lines *diff.LineShift) (in build.Inputs, err error) {
-	in.Kernel = &build.Kernel{Image: b.image, NoReplace: b.c.Bool("no-replace")}
+	in.Kernel = &build.Kernel{Image: b.image, Sites: b.sites, NoReplace: b.c.Bool("no-replace")}
 	pairs := map[string][]build.Pair{}
 	for _, o := range objects {
 		pair := build.Pair{OrigName: path.Base(o.Name), PatchedName: path.Base(o.Name), Lines: lines}

@@ -9,6 +9,7 @@ import (
 	"livepatch/elfpatch"
 	"livepatch/elfpatch/kernel"
 	"livepatch/elfpatch/match"
+	"livepatch/fentry"
 	"livepatch/internal/kimage"
 	"livepatch/internal/kmod"
 	"livepatch/internal/pack"
@@ -21,6 +22,10 @@ type Kernel struct {
 	Image   *kimage.Kernel
 	Modules []*kimage.Module         // whose exports may be used, besides the targets
 	Symvers map[string]kimage.Export // of Module.symvers; nil: what the image and the modules say themselves
+
+	// Sites finds the patch sites of the image, which takes nothing else and so can be
+	// begun before the pairs are there; nil: when they are wanted.
+	Sites func() (*fentry.Finder, error)
 
 	// Objtool processes the code of the module where the objects lack what
 	// objtool adds (unwind tables, lists of returns and calls); nil if there is none.
@@ -59,6 +64,7 @@ type kernelTarget struct {
 	steps
 	name  string // "vmlinux", or that of the module
 	table symbolTable
+	sites func() (*fentry.Finder, error)
 	funcs []*kernelFunc
 
 	// What livepatch relocations refer to, and where the proof found it.
@@ -151,6 +157,9 @@ func newKernelSteps(in Inputs) (*kernelSteps, error) {
 		return nil, err
 	}
 	k.image = newKernelTarget(manifest.Vmlinux, imageTable{in.Kernel.Image}, Target{Name: manifest.Vmlinux, File: in.Kernel.Image.File})
+	if in.Kernel.Sites != nil {
+		k.image.sites = in.Kernel.Sites
+	}
 	for _, t := range in.Targets {
 		if t.Module == nil {
 			k.image.target.Name, k.image.target.Pairs = t.Name, t.Pairs
@@ -178,7 +187,8 @@ func newKernelSteps(in Inputs) (*kernelSteps, error) {
 }
 
 func newKernelTarget(name string, table symbolTable, t Target) *kernelTarget {
-	return &kernelTarget{name: name, table: table, steps: steps{target: t, kernel: true}, shared: map[kernelName]match.Place{}}
+	return &kernelTarget{name: name, table: table, steps: steps{target: t, kernel: true}, shared: map[kernelName]match.Place{},
+		sites: func() (*fentry.Finder, error) { return fentry.NewFinder(t.File, fentry.Options{}) }}
 }
 
 // checkInputs refuses targets that do not belong together.

@@ -37,7 +37,7 @@ type kernelPart struct {
 
 // find looks up the kallsyms name and the ftrace site of each proven function.
 func (t *kernelTarget) find() error {
-	finder, err := fentry.NewFinder(t.target.File, fentry.Options{})
+	finder, err := t.sites()
 	if err != nil {
 		return fmt.Errorf("look for patch sites: %w", err)
 	}

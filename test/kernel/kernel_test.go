@@ -72,7 +72,7 @@ type target struct {
 	version string
 }
 
-func fetched(t *testing.T, version string) *target {
+func fetched(t testing.TB, version string) *target {
 	t.Helper()
 	return &target{vm.Fetched(t, "--source", version), version}
 }
