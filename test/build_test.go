@@ -3,10 +3,12 @@
 package test
 
 import (
+	"fmt"
 	"os"
 	"os/exec"
 	"path/filepath"
 	"strings"
+	"sync"
 	"testing"
 
 	"livepatch/internal/pack"
@@ -33,15 +35,35 @@ func programFiles(t *testing.T, name string) string {
 	return vm.Script(t, "program-objects", args...)
 }
 
+// livepatchProgram builds the program, once for all tests.
+func livepatchProgram(t *testing.T) string {
+	t.Helper()
+	path, err := livepatchOnce()
+	if err != nil {
+		t.Fatal(err)
+	}
+	return path
+}
+
+// builtIn is where the program is built; TestMain removes it.
+var builtIn string
+
+var livepatchOnce = sync.OnceValues(func() (path string, err error) {
+	if builtIn, err = os.MkdirTemp("", "livepatch-test-"); err != nil {
+		return "", err
+	}
+	path = filepath.Join(builtIn, "livepatch")
+	if out, err := exec.Command("go", "build", "-o", path, "livepatch/cmd/livepatch").CombinedOutput(); err != nil {
+		return "", fmt.Errorf("build livepatch: %w\n%s", err, out)
+	}
+	return path, nil
+})
+
 // buildPackage runs livepatch build and reads the package.
 func buildPackage(t *testing.T, patch, source, dir, target string) *pack.Package {
 	t.Helper()
-	tmp := t.TempDir()
-	program := filepath.Join(tmp, "livepatch")
-	if out, err := exec.Command("go", "build", "-o", program, "livepatch/cmd/livepatch").CombinedOutput(); err != nil {
-		t.Fatalf("build livepatch: %v\n%s", err, out)
-	}
-	file := filepath.Join(tmp, strings.TrimSuffix(filepath.Base(patch), ".patch")+".lpatch")
+	program := livepatchProgram(t)
+	file := filepath.Join(t.TempDir(), strings.TrimSuffix(filepath.Base(patch), ".patch")+".lpatch")
 	out, err := exec.Command(program, "build", "-o", file, "--patch", patch, "--src", source,
 		"--compdb", filepath.Join(dir, "compile_commands.json"), "--target", target).CombinedOutput()
 	if err != nil {

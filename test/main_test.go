@@ -29,7 +29,11 @@ const roleVar = "LIVEPATCH_TEST_ROLE"
 func TestMain(m *testing.M) {
 	role := strings.Fields(os.Getenv(roleVar))
 	if len(role) == 0 {
-		os.Exit(m.Run())
+		code := m.Run()
+		if builtIn != "" {
+			os.RemoveAll(builtIn)
+		}
+		os.Exit(code)
 	}
 	if err := play(role); err != nil {
 		fmt.Println(err)

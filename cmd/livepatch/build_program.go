@@ -6,7 +6,6 @@ import (
 	"fmt"
 	"path/filepath"
 	"slices"
-	"strings"
 	"sync"
 
 	"github.com/urfave/cli/v2"
@@ -54,15 +53,17 @@ func (o *images) buildProgram(c *cli.Context, p *printer, record *manifest.Build
 	if debug := c.String("debug"); debug != "" {
 		record.Inputs = append(record.Inputs, o.input("debug", debug))
 	}
+	if err := oneProgram(b.targets); err != nil {
+		return in, err
+	}
 	compiled, err := b.compile()
 	if err != nil {
 		return in, err
 	}
-	err = image.Guard(func() error { return b.assign(compiled) })
+	err = image.Guard(func() (err error) { in.Targets, err = b.assign(compiled); return err })
 	if err != nil {
 		return in, err
 	}
-	in.Targets = slices.DeleteFunc(b.targets, func(t build.Target) bool { return len(t.Pairs) == 0 })
 	if len(in.Targets) == 0 {
 		return in, build.ErrNothingToPatch
 	}
@@ -76,7 +77,6 @@ type programBuild struct {
 	p        *printer
 	record   *manifest.Build
 	targets  []build.Target
-	sources  map[string]bool // which target has which source
 	refusals refusal.List
 }
 
@@ -128,10 +128,10 @@ func (b *programBuild) input(role, name string, data []byte) {
 }
 
 // assign gives each unit to the targets that it is linked into.
-func (b *programBuild) assign(compiled *compile.Compiled) error {
+func (b *programBuild) assign(compiled *compile.Compiled) ([]build.Target, error) {
 	lines, err := diff.ParseLines(compiled.Diff)
 	if err != nil {
-		return fmt.Errorf("tell how lines moved: %w", err)
+		return nil, fmt.Errorf("tell how lines moved: %w", err)
 	}
 	b.record.Compiler = compiled.Compiler
 	for _, name := range compiled.Removed {
@@ -143,157 +143,79 @@ func (b *programBuild) assign(compiled *compile.Compiled) error {
 	for _, name := range compiled.BuildFiles {
 		b.decline(refusal.New(refusal.BuildFiles, name, "what it changes in how the program is built has no effect here"))
 	}
-	var added []*unit
-	for _, u := range parseUnits(compiled) {
-		switch {
-		case u.err != nil:
-			return u.err
-		case u.New:
-			added = append(added, u)
-			continue
-		}
-		if err := b.place(u, compiled, lines); err != nil {
-			return err
-		}
-	}
-	for _, u := range added {
-		b.add(b.patched(), u, lines)
-	}
-	return b.refusals.Err()
-}
-
-// unit is a unit with its objects read.
-type unit struct {
-	compile.Unit
-	before, after, plain *elfpatch.File
-	err                  error
-}
-
-func parseUnits(compiled *compile.Compiled) (out []*unit) {
-	for _, c := range compiled.Units {
-		u := &unit{Unit: c}
-		for _, o := range []struct {
-			data []byte
-			to   **elfpatch.File
-		}{{c.Before, &u.before}, {c.After, &u.after}, {c.Plain, &u.plain}} {
-			if o.data == nil || u.err != nil {
-				continue
-			}
-			f, err := elfpatch.Parse(o.data)
-			if err != nil {
-				u.err = fmt.Errorf("read what %s was compiled to: %w", c.Source, err)
-			}
-			*o.to = f
-		}
-		out = append(out, u)
-	}
-	return out
-}
-
-// place finds the targets that hold a unit. Of the ways in which a source is
-// compiled the first that a target holds is that target's.
-func (b *programBuild) place(u *unit, compiled *compile.Compiled, lines *diff.LineShift) error {
-	if slices.Contains([]string{".s", ".S", ".sx"}, filepath.Ext(u.Source)) {
-		b.decline(refusal.New(refusal.Assembly, u.Source, "it is assembler code"))
-		return nil
-	}
-	if u.LinkTime {
-		b.decline(refusal.New(refusal.LinkTime, u.Source, "it is compiled with optimization at link time: its code may be anywhere in the target"))
-		return nil
-	}
-	differs, err := build.Differs(build.Pair{OrigName: u.Object, Orig: u.before, Patched: u.after, Lines: lines})
-	if err != nil || !differs {
-		return err
-	}
-	placed, best, total := false, 0, 0
-	for i := range b.targets {
-		t := &b.targets[i]
-		held, of, err := build.Holds(u.plain, t)
-		if err != nil {
-			return fmt.Errorf("look for %s in %s: %w", u.Source, t.Name, err)
-		}
-		best, total = max(best, held), max(total, of)
-		if 2*held >= of {
-			placed = true
-			b.add(t, u, lines)
-		}
-	}
-	others := slices.ContainsFunc(compiled.Units, func(c compile.Unit) bool { return c.Source == u.Source && !slices.Equal(c.Flags, u.Flags) })
-	switch {
-	case placed || b.has(u.Source):
-	case others && b.later(u, compiled):
-	case u.Profiled:
-		b.decline(refusal.New(refusal.ProfileUse, u.Source, "it is compiled by a profile, and %d of its %d functions come out as the target has them", best, total))
-	default:
-		b.decline(refusal.New(refusal.UnitNotInTarget, u.Source, "the target holds %d of its %d functions: it is not linked from it, or it was compiled otherwise", best, total))
-	}
-	return nil
-}
-
-// later reports whether the same source comes again, compiled otherwise.
-func (b *programBuild) later(u *unit, compiled *compile.Compiled) bool {
-	seen := false
+	units := make([]*build.Unit, len(compiled.Units))
+	of := map[*build.Unit]*compile.Unit{}
 	for i := range compiled.Units {
-		c := &compiled.Units[i]
-		if c.Source != u.Source {
+		if units[i], err = parseUnit(&compiled.Units[i], lines); err != nil {
+			return nil, err
+		}
+		of[units[i]] = &compiled.Units[i]
+	}
+	allow, err := allowed(b.c.StringSlice("allow"))
+	if err != nil {
+		return nil, err
+	}
+	a, err := build.Assign(units, b.targets, allow)
+	if err != nil {
+		return nil, err
+	}
+	for _, f := range a.Findings {
+		b.allow(f.Refusal())
+	}
+	for _, name := range a.Unused {
+		b.p.Warn("%s: it is new, and nothing that changed refers to it; left out", name)
+	}
+	for _, u := range a.Used {
+		b.use(of[u.Unit], u.Name)
+	}
+	slices.SortStableFunc(b.record.Units, func(x, y manifest.Unit) int { return cmp.Compare(x.Source, y.Source) })
+	return a.Targets, append(b.refusals, a.Refusals...).Err()
+}
+
+// parseUnit reads the objects of a unit.
+func parseUnit(c *compile.Unit, lines *diff.LineShift) (*build.Unit, error) {
+	u := &build.Unit{Source: c.Source, Object: c.Object, LinkTime: c.LinkTime, Profiled: c.Profiled, New: c.New, Lines: lines}
+	for _, o := range []struct {
+		data []byte
+		to   **elfpatch.File
+	}{{c.Before, &u.Before}, {c.After, &u.After}, {c.Plain, &u.Plain}} {
+		if o.data == nil {
 			continue
 		}
-		if seen {
-			return true
+		f, err := elfpatch.Parse(o.data)
+		if err != nil {
+			return nil, fmt.Errorf("read what %s was compiled to: %w", c.Source, err)
 		}
-		seen = c.Object == u.Object && slices.Equal(c.Flags, u.Flags)
+		*o.to = f
 	}
-	return false
+	return u, nil
 }
 
-func (b *programBuild) has(source string) bool {
-	return slices.ContainsFunc(b.record.Units, func(u manifest.Unit) bool { return u.Source == source })
-}
-
-// patched is the target that new sources go to: the first that has pairs.
-func (b *programBuild) patched() *build.Target {
-	for i := range b.targets {
-		if len(b.targets[i].Pairs) > 0 {
-			return &b.targets[i]
-		}
-	}
-	return &b.targets[0]
-}
-
-// add makes a unit a pair of a target, unless the target has its source.
-func (b *programBuild) add(t *build.Target, u *unit, lines *diff.LineShift) {
-	name := u.Object
-	clash := func(p build.Pair) bool { return p.OrigName == name }
-	if b.sources == nil {
-		b.sources = map[string]bool{}
-	}
-	key := t.Name + "\x00" + u.Source
-	if b.sources[key] {
-		return
-	}
-	b.sources[key] = true
-	if slices.ContainsFunc(t.Pairs, clash) {
-		name = strings.ReplaceAll(filepath.Dir(u.Source), "/", "_") + "_" + u.Object
-	}
-	t.Pairs = append(t.Pairs, build.Pair{OrigName: name, PatchedName: name, Orig: u.before, Patched: u.after, Plain: u.plain, Lines: lines})
-	if b.has(u.Source) {
-		return // for another target
-	}
+// use records a unit that is part of the package.
+func (b *programBuild) use(u *compile.Unit, name string) {
 	b.record.Units = append(b.record.Units, manifest.Unit{Source: u.Source, Object: name, Flags: u.Flags})
 	b.input("before", name, u.Before)
 	b.input("after", name, u.After)
 	if u.Plain != nil {
 		b.input("plain", name, u.Plain)
 	}
-	slices.SortStableFunc(b.record.Units, func(x, y manifest.Unit) int { return cmp.Compare(x.Source, y.Source) })
 }
 
 // decline refuses, unless the code is allowed: then it is a finding.
 func (b *programBuild) decline(r refusal.Refusal) {
-	if (r.Code == refusal.UnitNotInTarget || r.Code == refusal.BuildFiles) && slices.Contains(b.c.StringSlice("allow"), string(r.Code)) {
-		b.p.Warn("%s: %s; left out, as allowed", r.Where, r.Text)
-		b.record.Findings = append(b.record.Findings, manifest.Finding{Code: string(r.Code), Where: r.Where, Text: r.Text, Allowed: true})
+	if slices.Contains(b.c.StringSlice("allow"), string(r.Code)) {
+		b.allow(r)
 		return
 	}
 	b.refusals = append(b.refusals, r)
+}
+
+// allow records a refusal that is allowed.
+func (b *programBuild) allow(r refusal.Refusal) {
+	how := "left out"
+	if r.Code == refusal.UnitDoubtful {
+		how = "taken"
+	}
+	b.p.Warn("%s: %s; %s, as allowed", r.Where, r.Text, how)
+	b.record.Findings = append(b.record.Findings, manifest.Finding{Code: string(r.Code), Where: r.Where, Text: r.Text, Allowed: true})
 }

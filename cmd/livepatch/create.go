@@ -10,6 +10,7 @@ import (
 	"github.com/urfave/cli/v2"
 
 	"livepatch/internal/build"
+	"livepatch/internal/check"
 	"livepatch/internal/image"
 	"livepatch/internal/kimage"
 	"livepatch/internal/pack"
@@ -166,7 +167,27 @@ func (o *images) inputs(c *cli.Context, targets []targetPaths) (in build.Inputs,
 		}
 		in.Targets = append(in.Targets, target)
 	}
-	return in, nil
+	return in, oneProgram(in.Targets)
+}
+
+// oneProgram refuses what no process could have: a second program. A library
+// that can be run by itself has a name for those that need it.
+func oneProgram(targets []build.Target) error {
+	first := ""
+	for _, t := range targets {
+		d, err := t.File.Dynamic()
+		if err != nil {
+			return fmt.Errorf("read %s: %w", t.Name, err)
+		}
+		switch {
+		case check.Kind(t.File) == manifest.KindLibrary || d != nil && d.Soname != "":
+		case first != "":
+			return hinted(usageErrorf("%s and %s are both programs, and no process runs two", first, t.Name), "make one package for each; libraries of a program may be in its package")
+		default:
+			first = t.Name
+		}
+	}
+	return nil
 }
 
 // anyKernel tells whether one of the targets is a kernel image or a module.

@@ -48,6 +48,7 @@ func printPatch(p *printer, in inspection) {
 	if len(in.Signed) == 0 {
 		p.Printf("not signed\n")
 	}
+	printBuild(p, m.Build)
 }
 
 func printKernelObject(p *printer, o *manifest.KernelObject, names func(string) string) {

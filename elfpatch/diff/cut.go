@@ -14,6 +14,7 @@ type cutter struct {
 	c        *comparison
 	out      *elfpatch.File
 	taken    map[string]bool
+	opt      CutOptions
 	included map[*piece]int // pieces of the patched object and their symbols in out, 0 if they have none
 	places   map[*piece]place
 	order    []*piece       // in the order of inclusion
@@ -52,7 +53,7 @@ func (d *Delta) Cut() (*Cut, error) { return d.CutFor(CutOptions{}) }
 // CutFor is Cut with what is known of the target.
 func (d *Delta) CutFor(opt CutOptions) (*Cut, error) {
 	k := &cutter{
-		c: d.c, out: elfpatch.New(elf.ET_REL, d.c.m), taken: map[string]bool{},
+		c: d.c, out: elfpatch.New(elf.ET_REL, d.c.m), taken: map[string]bool{}, opt: opt,
 		included: map[*piece]int{}, places: map[*piece]place{}, external: map[extKey]int{}, clusters: map[int]*cluster{}, layouts: map[*piece]*layout{},
 		refusals: append(refusal.List(nil), d.Refusals...),
 	}
@@ -92,7 +93,7 @@ func (d *Delta) CutFor(opt CutOptions) (*Cut, error) {
 	}
 	cut := &Cut{Object: k.out, Externals: k.list}
 	for _, p := range k.order {
-		if p.kind == function && p.parent == nil && p.twin != nil && d.c.status(p) == Changed {
+		if p.kind == function && p.parent == nil && p.twin != nil && d.c.status(p) == Changed && !opt.Elsewhere[p.sym] {
 			cut.Funcs = append(cut.Funcs, CutFunc{Name: d.c.nameOf(p), Symbol: k.included[p], Orig: p.twin.sym})
 		}
 	}
@@ -110,7 +111,7 @@ func (k *cutter) isRoot(p *piece) bool {
 	}
 	switch k.c.status(p) {
 	case Changed:
-		return p.kind == function && p.parent == nil
+		return p.kind == function && p.parent == nil && !k.opt.Elsewhere[p.sym]
 	case New:
 		return p.kind != literal && p.parent == nil && p.sym != 0 && !k.c.patched.isStatic(p)
 	}
@@ -198,6 +199,8 @@ func (k *cutter) isOwn(p *piece) bool {
 		return p.twin == nil
 	case p.kind == literal:
 		return true
+	case p.kind == function && k.opt.Elsewhere[p.sym]:
+		return false
 	case p.kind == function:
 		return k.c.status(p) != Same
 	case k.c.status(p) != Same:

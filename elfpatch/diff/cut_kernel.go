@@ -12,13 +12,17 @@ import (
 	"livepatch/internal/refusal"
 )
 
-// CutOptions is what CutFor is told of the target. It matters for kernel
-// objects only.
+// CutOptions is what CutFor is told of the target and the rest of the patch.
 type CutOptions struct {
-	// ModuleKey tells whether the static key or static-call key ("__SCK__name")
+	// Elsewhere are changed functions, as symbols of the patched object, that
+	// another object of the patch replaces: they are referred to where the
+	// target has them.
+	Elsewhere map[int]bool
+
+	// ModuleKey tells, for kernel objects, whether the static key or static-call key ("__SCK__name")
 	// of a name is defined by a module, and by which. Nil: all are vmlinux's.
 	ModuleKey func(symbol string) (module string, ok bool)
-	// Strides holds, by section, the size of an entry that the target's types
+	// Strides holds, for kernel objects by section, the size of an entry that the target's types
 	// give ("__bug_table": 12). Objects that say otherwise are refused.
 	Strides map[string]uint64
 }

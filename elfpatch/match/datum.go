@@ -57,6 +57,9 @@ func (p *Proof) Data() (out []Datum) {
 			add(p.p.obj.pieceOf(r))
 		}
 		p.p.eachDatum(p.p.funcs[f.Symbol], seen, func(d *datum) {
+			if d.sec.Type == elf.SHT_NOBITS {
+				return // there is nothing to show
+			}
 			out = append(out, Datum{d.sec.Name, d.base, d.sec.Size, d.fields})
 			for _, x := range d.pieces {
 				add(x)
@@ -152,7 +155,7 @@ func (p *prover) datumOf(r ref) (*datum, error) {
 // place is the section of data that a field leads into, and where it is.
 func (p *prover) place(r ref) (datumKey, bool) {
 	s := p.obj.defined(r.sym)
-	if s == nil || s.Flags&elf.SHF_ALLOC == 0 || s.Flags&elf.SHF_EXECINSTR != 0 || s.Type == elf.SHT_NOBITS || s.Size == 0 ||
+	if s == nil || s.Flags&elf.SHF_ALLOC == 0 || s.Flags&elf.SHF_EXECINSTR != 0 || s.Type == elf.SHT_NOBITS && p.img.kernel || s.Size == 0 ||
 		pieces(s) || p.obj.replaceable(r.sym) || p.rewrittenByBuild(s) {
 		return datumKey{}, false
 	}
@@ -208,6 +211,10 @@ func (p *prover) initialTLS(sec int) (uint64, bool) {
 // compareDatum compares one section with the target and returns where its
 // fields lead to more data.
 func (p *prover) compareDatum(d *datum) (leads []datumKey, err error) {
+	if d.sec.Type == elf.SHT_NOBITS {
+		d.wrong = p.img.notZero(d.sec, d.base)
+		return nil, nil
+	}
 	rels, err := p.obj.relocations(d.sec.Index)
 	if err != nil {
 		return nil, err
@@ -250,6 +257,29 @@ func (p *prover) compareDatum(d *datum) (leads []datumKey, err error) {
 	}
 	d.differs(old, cur, pos, len(old))
 	return leads, nil
+}
+
+// notZero words the first byte that the file sets of variables that begin as
+// zero.
+func (img *image) notZero(sec *elfpatch.Section, base uint64) string {
+	typ := elf.PT_LOAD
+	if sec.Flags&elf.SHF_TLS != 0 { // its addresses are those of other sections too
+		typ = elf.PT_TLS
+	}
+	for _, s := range img.f.Segments {
+		if s.Type != typ {
+			continue
+		}
+		lo, hi := max(base, s.VAddr), min(base+sec.Size, s.VAddr+s.FileSize)
+		if lo >= hi {
+			continue
+		}
+		b, ok := img.f.ReadAddr(lo, int(hi-lo))
+		if i := slices.IndexFunc(b, func(c byte) bool { return c != 0 }); ok && i >= 0 {
+			return fmt.Sprintf("%s+%#x is 0 in the object, %x at %#x of the target", sec.Name, lo+uint64(i)-base, b[i], lo+uint64(i))
+		}
+	}
+	return ""
 }
 
 // differs compares [lo, hi) and words the first difference.

@@ -146,7 +146,7 @@ func (t *Target) Prove(orig *elfpatch.File, funcs []int, opt Options) (*Proof, e
 	if err != nil {
 		return nil, err
 	}
-	return s.whole()
+	return s.Whole()
 }
 
 // Prove shows for each of the functions, given as symbol indices of orig, that
@@ -155,6 +155,15 @@ func (t *Target) Prove(orig *elfpatch.File, funcs []int, opt Options) (*Proof, e
 // with every function that could not be proven, a *elfpatch.FormatError, or
 // says that the files cannot be compared at all.
 func Prove(orig *elfpatch.File, funcs []int, target, debug *elfpatch.File, opt Options) (*Proof, error) {
+	s, err := Try(orig, funcs, target, debug, opt)
+	if err != nil {
+		return nil, err
+	}
+	return s.Whole()
+}
+
+// Try is Prove for who can do with the proof of some of the functions.
+func Try(orig *elfpatch.File, funcs []int, target, debug *elfpatch.File, opt Options) (*Survey, error) {
 	if err := checkTarget(target, debug); err != nil {
 		return nil, err
 	}
@@ -162,15 +171,12 @@ func Prove(orig *elfpatch.File, funcs []int, target, debug *elfpatch.File, opt O
 	if err != nil {
 		return nil, err
 	}
-	s, err := p.survey(funcs)
-	if err != nil {
-		return nil, err
-	}
-	return s.whole()
+	return p.survey(funcs)
 }
 
-// whole is the proof of all functions, or why some are not proven.
-func (s *Survey) whole() (*Proof, error) {
+// Whole is the proof of all functions; the error is a refusal.List with those
+// that are not proven.
+func (s *Survey) Whole() (*Proof, error) {
 	var list refusal.List
 	for _, m := range s.Missed {
 		list = append(list, m.Refusal)

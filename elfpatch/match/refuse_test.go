@@ -258,6 +258,31 @@ func TestOtherString(t *testing.T) {
 	}
 }
 
+// A variable begins as the object says, zero included.
+func TestOtherInitialValue(t *testing.T) {
+	const source = `static int total%s; __attribute__((noinline)) int step(int by) { total += by; return total; }`
+	for _, name := range []string{"pie", "shared", "arm64pie"} {
+		build := func(value string) *program {
+			return recipes[name].build(t, map[string]string{"unit": strings.Replace(source, "%s", value, 1), "main": `int step(int); int main(void) { return step(1); }`})
+		}
+		zero, five := build(""), build(" = 5")
+		for _, c := range []struct {
+			object, target *program
+			want           string
+		}{
+			{zero, zero, ""}, {five, five, ""},
+			{zero, five, ".bss+0x0 is 0 in the object, 5 at"},
+			{five, zero, "the file does not hold"},
+		} {
+			o := c.object.objs["unit"]
+			_, err := Prove(o, []int{sym(t, o, "step")}, c.target.stripped, nil, Options{})
+			if (err == nil) != (c.want == "") || err != nil && !strings.Contains(err.Error(), c.want) {
+				t.Errorf("%s: error %v, want %q", name, err, c.want)
+			}
+		}
+	}
+}
+
 // The symbol table and the code must agree.
 func TestSymbolTableDisagrees(t *testing.T) {
 	p := recipes["pie"].build(t, map[string]string{"counter": counterSource, "main": mainSource})

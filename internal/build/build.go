@@ -210,6 +210,10 @@ type pairSteps struct {
 	delta *diff.Delta
 	proof *match.Proof
 	cut   *diff.Cut
+
+	// elsewhere are changed functions that another pair replaces, as symbols of
+	// the after object.
+	elsewhere map[int]bool
 }
 
 // made lists the pairs for the result.
@@ -246,7 +250,7 @@ func (s *steps) changed() (n int) {
 // An outlined part is replaced with the function that it is a part of.
 func (p *pairSteps) changed() (syms []int) {
 	for _, f := range p.delta.Funcs {
-		if f.Status == diff.Changed && f.Parent == 0 {
+		if f.Status == diff.Changed && f.Parent == 0 && !p.elsewhere[f.Patched] {
 			syms = append(syms, f.Orig)
 		}
 	}

@@ -98,6 +98,7 @@ func (k *kernelSteps) cut() error {
 				continue
 			}
 			cut, err := p.delta.CutFor(diff.CutOptions{
+				Elsewhere: p.elsewhere,
 				ModuleKey: func(key string) (string, bool) { return k.ownerOf(t, key) },
 				Strides:   k.strides,
 			})

@@ -59,33 +59,6 @@ func (s *steps) refuseMoved() {
 	}
 }
 
-func (s *steps) prove() error {
-	for _, p := range s.pairs {
-		if len(p.changed()) == 0 && !p.adds() && !(s.kernel && p.delta.Changed()) {
-			continue // nothing in it can have an effect; in kernel objects callbacks may
-		}
-		if p.refused("", refusal.VDSO) {
-			continue // its code is no code of the kernel
-		}
-		opt := match.Options{Object: p.OrigName, Target: s.target.Name}
-		if p.Plain != nil {
-			var err error
-			if opt.At, err = s.provePlain(p); err != nil {
-				if err := s.note(err); err != nil {
-					return fmt.Errorf("prove %s: %w", p.OrigName, err)
-				}
-				continue
-			}
-		}
-		proof, err := match.Prove(p.Orig, p.changed(), s.target.File, s.target.Debug, opt)
-		if err := s.note(err); err != nil {
-			return fmt.Errorf("prove %s: %w", p.OrigName, err)
-		}
-		p.proof = proof
-	}
-	return nil
-}
-
 // cut takes what changed out of each after object and looks up what it needs
 // from the target.
 func (s *steps) cut() error {
@@ -93,7 +66,7 @@ func (s *steps) cut() error {
 		if p.proof == nil {
 			continue
 		}
-		cut, err := p.delta.Cut()
+		cut, err := p.delta.CutFor(diff.CutOptions{Elsewhere: p.elsewhere})
 		if err != nil {
 			if err := s.note(err); err != nil {
 				return fmt.Errorf("cut %s: %w", p.PatchedName, err)

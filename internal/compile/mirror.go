@@ -76,6 +76,8 @@ func (m *mirror) add(ctx context.Context, root string) error {
 			return context.Cause(ctx)
 		case len(m.files) > maxFiles:
 			return fmt.Errorf("it has more than %d files", maxFiles)
+		case path == m.scratch:
+			return fs.SkipDir // where temporary files are in the source tree
 		case d.IsDir() && (d.Name() == ".git" || d.Name() == ".hg" || d.Name() == ".svn") && path != root:
 			return fs.SkipDir
 		case d.IsDir():

@@ -15,6 +15,7 @@ const (
 	WrongCompiler   Code = "wrong-compiler"
 	TooManyObjects  Code = "too-many-objects"
 	UnitNotInTarget Code = "unit-not-in-target"
+	UnitDoubtful    Code = "unit-doubtful"
 	LinkTime        Code = "link-time-optimization"
 	ProfileUse      Code = "profile-use"
 
@@ -131,6 +132,7 @@ var Codes = []struct {
 	{WrongCompiler, "the compiler is not the one that the target was built with"},
 	{TooManyObjects, "the source patch touches more objects than one patch may have"},
 	{UnitNotInTarget, "a touched source is not compiled, or not into the target"},
+	{UnitDoubtful, "it is not clear whether a touched source is linked into the target as it was compiled here"},
 	{LinkTime, "a touched source is optimized when the target is linked"},
 	{ProfileUse, "a touched source is optimized by a profile that is not at hand"},
 	{DataChanged, "the initial value of a live variable changed; the running copy keeps the old one"},
@@ -219,7 +221,7 @@ var Codes = []struct {
 // allowable are the codes that somebody may decide to allow: what they say is seen
 // from the change, and may be harmless for reasons that are not. All others say
 // that the patch is not right, or not proven to be.
-var allowable = []Code{BuildFiles, UnitNotInTarget, LayoutChanged, EnumChanged, PrototypeChanged, SleepInAtomic}
+var allowable = []Code{BuildFiles, UnitNotInTarget, UnitDoubtful, LayoutChanged, EnumChanged, PrototypeChanged, SleepInAtomic}
 
 // Allowable returns the codes that may be allowed.
 func Allowable() []Code { return slices.Clone(allowable) }
