@@ -62,6 +62,8 @@ func commands() []*cli.Command {
 		applyCommand(),
 		revertCommand(),
 		runCommand(),
+		scanCommand(),
+		watchCommand(),
 		statusCommand(),
 		repairCommand(),
 		conflictsCommand(),

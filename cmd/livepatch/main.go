@@ -40,11 +40,11 @@ func run(args []string, stdout, stderr io.Writer) int {
 
 // interruptible returns the context of a command. Those that change a process
 // are not ended by the first interrupt: the demo ends its server, build ends
-// the compilers and takes its scratch directory away, and the others come to an end soon, with the target in a state that they can name.
+// the compilers and takes its scratch directory away, watch applies what it has begun, and the others come to an end soon, with the target in a state that they can name.
 // The second one ends them.
 func interruptible(command string, stderr io.Writer) (context.Context, func()) {
 	switch command {
-	case "build":
+	case "build", "watch":
 		return signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
 	case "apply", "revert", "demo":
 	default:

@@ -37,6 +37,7 @@ var imports = map[string][]string{
 	"internal/srcpatch": {"internal/refusal"},
 	"internal/kstate":   {"internal/refusal", "manifest"},
 	"internal/klp":      {"internal/kimage", "internal/kstate", "internal/pack", "internal/refusal", "manifest", "golang.org/x/sys/unix"},
+	"internal/fit":      {"internal/live", "manifest"},
 	"internal/policy":   {},
 	"test":              {},
 	"test/kernel":       {},
@@ -52,17 +53,18 @@ var imports = map[string][]string{
 
 	"internal/trust": {"internal/refusal", "internal/sign"},
 	"internal/image": {"elfpatch", "internal/kimage", "golang.org/x/sys/unix"},
+	"internal/watch": {"internal/fit", "internal/pack", "internal/process", "internal/refusal", "golang.org/x/sys/unix"},
 	"internal/demo":  {"elfpatch", "internal/build", "internal/pack", "internal/process"},
 	"internal/process": {"elfpatch", "internal/live", "internal/pack", "internal/refusal", "internal/resolve",
 		"manifest", "trampoline", "golang.org/x/sys/unix"},
-	"cmd/livepatch": {"docs", "elfpatch", "elfpatch/diff", "elfpatch/kernel", "elfpatch/match", "fentry", "internal/build", "internal/check", "internal/compile", "internal/compose", "internal/demo", "internal/distro", "internal/header",
-		"internal/image", "internal/kbuild", "internal/kimage", "internal/klp", "internal/kmod", "internal/kstate", "internal/live", "internal/modcheck", "internal/pack", "internal/process", "internal/refusal", "internal/report", "internal/safety", "internal/sign", "internal/srcpatch", "internal/trust", "manifest",
+	"cmd/livepatch": {"docs", "elfpatch", "elfpatch/diff", "elfpatch/kernel", "elfpatch/match", "fentry", "internal/build", "internal/check", "internal/compile", "internal/compose", "internal/demo", "internal/distro", "internal/fit", "internal/header",
+		"internal/image", "internal/kbuild", "internal/kimage", "internal/klp", "internal/kmod", "internal/kstate", "internal/live", "internal/modcheck", "internal/pack", "internal/process", "internal/refusal", "internal/report", "internal/safety", "internal/sign", "internal/srcpatch", "internal/trust", "internal/watch", "manifest",
 		"github.com/ianlancetaylor/demangle", "github.com/urfave/cli/v2", "golang.org/x/term"},
 }
 
 // machine lists the packages that may touch the machine. All others are pure
 // functions of their inputs, and build and give the same answer everywhere.
-var machine = []string{"cmd/livepatch", "internal/child", "internal/compile", "internal/demo", "internal/distro", "internal/kbuild", "internal/image", "internal/klp", "internal/process", "internal/testkit", "internal/trust",
+var machine = []string{"cmd/livepatch", "internal/child", "internal/compile", "internal/demo", "internal/distro", "internal/kbuild", "internal/image", "internal/klp", "internal/process", "internal/testkit", "internal/trust", "internal/watch",
 	"internal/testkit/vm", "internal/testkit/vm/boot"}
 
 // impure lists packages of the standard library that only machine packages

@@ -167,9 +167,6 @@ func (t *thread) held() bool {
 	return err == nil && s.tracer == unix.Gettid() && s.state != 'Z' && s.state != 'X'
 }
 
-// errExec is returned when a process starts another program while it is traced.
-var errExec = errors.New("it has started another program")
-
 // waitStop waits until an interrupted thread stands still: at the interruption,
 // in a group stop, or about to receive a signal, which is then kept for later.
 func (t *thread) waitStop(deadline time.Time) error {

@@ -113,9 +113,6 @@ func (p *proc) alive() error {
 	return nil
 }
 
-// errEnded is what an operation on a process meets that is no more.
-var errEnded = errors.New("has ended")
-
 func (p *proc) ended() error { return fmt.Errorf("process %d %w", p.pid, errEnded) }
 
 // same makes sure that the process still runs the program that was looked at.

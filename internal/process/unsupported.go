@@ -40,3 +40,7 @@ func PatchAtStart(Start, []*pack.Package, func() error, func(error) int) error {
 func become(*Launch, *request, int, func() error) error { return unsupported() }
 
 func detached(*exec.Cmd) {}
+
+func Look(int, func(*Seen)) error { return unsupported() }
+
+func Identify(int) (Life, error) { return Life{}, unsupported() }
