@@ -4,7 +4,6 @@ package fit
 
 import (
 	"bytes"
-	"encoding/hex"
 
 	"livepatch/internal/live"
 	"livepatch/manifest"
@@ -76,23 +75,26 @@ func isMapped(t *manifest.Target, images []Image) bool {
 // A State is what has become of a package in a process that it fits.
 type State string
 
-// The states.
+// The states. A package that is neither applied nor reverted may be in the middle
+// of a change: by a loader that is at work, or that was killed.
 const (
-	Missing  State = "missing"  // it fits and is not applied
-	Applied  State = "applied"  // it, or another package of its name
-	Reverted State = "reverted" // this very package was applied and taken back
+	Missing     State = "missing"     // it fits and is not applied
+	Applied     State = "applied"     // it, or another package of its name
+	Reverted    State = "reverted"    // this very package was applied and taken back
+	Changing    State = "changing"    // a loader is at work
+	Interrupted State = "interrupted" // a loader was killed
 )
 
 // StateIn returns the state of the package in a process that has these patches.
 // One that is applied again after it was taken back is applied.
-func (p *Package) StateIn(patches []live.Found) State {
+func (p *Package) StateIn(patches []live.Report) State {
 	state := Missing
 	for i := range patches {
-		f := &patches[i]
-		switch {
-		case f.Active() && f.Name == p.Name:
-			return Applied
-		case f.State == live.Reverted && hex.EncodeToString(f.Digest[:]) == p.Digest:
+		r := &patches[i]
+		switch s := State(r.State); {
+		case r.Name == p.Name && (s == Applied || s == Changing || s == Interrupted):
+			return s
+		case r.Digest == p.Digest && s == Reverted:
 			state = Reverted
 		}
 	}

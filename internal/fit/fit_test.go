@@ -1,7 +1,6 @@
 package fit
 
 import (
-	"encoding/hex"
 	"testing"
 
 	"livepatch/internal/live"
@@ -50,24 +49,22 @@ func TestFits(t *testing.T) {
 }
 
 func TestStateIn(t *testing.T) {
-	mine, other := [32]byte{1}, [32]byte{2}
-	p := Of(&manifest.Manifest{Name: "fix"}, hex.EncodeToString(mine[:]))
-	found := func(name string, digest [32]byte, s live.State) live.Found {
-		return live.Found{Record: &live.Record{Name: name, Digest: digest, State: s}}
-	}
+	p := Of(&manifest.Manifest{Name: "fix"}, "01")
 	for _, tc := range []struct {
 		name    string
-		patches []live.Found
+		patches []live.Report
 		want    State
 	}{
 		{"none", nil, Missing},
-		{"applied", []live.Found{found("fix", mine, live.Applied)}, Applied},
-		{"applied from other bytes", []live.Found{found("fix", other, live.Applied)}, Applied},
-		{"another patch", []live.Found{found("fax", other, live.Applied)}, Missing},
-		{"taken back", []live.Found{found("fix", mine, live.Reverted)}, Reverted},
-		{"taken back and applied", []live.Found{found("fix", mine, live.Reverted), found("fix", mine, live.Applied)}, Applied},
-		{"an older one taken back", []live.Found{found("fix", other, live.Reverted)}, Missing},
-		{"begun by a loader that died", []live.Found{found("fix", mine, live.Preparing)}, Missing},
+		{"applied", []live.Report{{Name: "fix", Digest: "01", State: "applied"}}, Applied},
+		{"applied from other bytes", []live.Report{{Name: "fix", Digest: "02", State: "applied"}}, Applied},
+		{"another patch", []live.Report{{Name: "fax", Digest: "02", State: "applied"}}, Missing},
+		{"taken back", []live.Report{{Name: "fix", Digest: "01", State: "reverted"}}, Reverted},
+		{"taken back and applied", []live.Report{{Name: "fix", Digest: "01", State: "reverted"}, {Name: "fix", Digest: "01", State: "applied"}}, Applied},
+		{"an older one taken back", []live.Report{{Name: "fix", Digest: "02", State: "reverted"}}, Missing},
+		{"begun by a loader that died", []live.Report{{Name: "fix", Digest: "01", State: "preparing"}}, Missing},
+		{"a loader at work", []live.Report{{Name: "fix", Digest: "01", State: "changing"}}, Changing},
+		{"a loader that was killed", []live.Report{{Name: "fix", Digest: "01", State: "interrupted"}}, Interrupted},
 	} {
 		if got := p.StateIn(tc.patches); got != tc.want {
 			t.Errorf("%s: %s, want %s", tc.name, got, tc.want)

@@ -4,12 +4,14 @@ package process
 
 import (
 	"bytes"
+	"fmt"
 	"io"
 	"os"
 	"os/exec"
 	"path/filepath"
 	"syscall"
 	"testing"
+	"time"
 
 	"livepatch/internal/pack"
 	"livepatch/internal/refusal"
@@ -35,6 +37,7 @@ func patchStart(t *testing.T, pkgs []*pack.Package, attr *syscall.SysProcAttr, p
 	must(t, err)
 	must(t, s.cmd.Start())
 	t.Cleanup(func() { testkit.End(t, s.cmd) })
+	awaitRead(t, s.cmd.Process.Pid)
 	err = PatchAtStart(Start{s.cmd.Process.Pid, s.cmd.Process.Pid}, pkgs,
 		func() error {
 			_, err := io.WriteString(s.in, "\n")
@@ -48,6 +51,21 @@ func patchStart(t *testing.T, pkgs []*pack.Package, attr *syscall.SysProcAttr, p
 	defer testkit.Bound(s.cmd)()
 	_ = s.cmd.Wait()
 	return s, err
+}
+
+// awaitRead waits until a process waits for its input: it has not only been
+// started, the kernel has also told so.
+func awaitRead(t *testing.T, pid int) {
+	t.Helper()
+	for deadline := time.Now().Add(10 * time.Second); ; time.Sleep(time.Millisecond) {
+		b, _ := os.ReadFile(fmt.Sprintf("/proc/%d/syscall", pid))
+		if bytes.HasPrefix(b, []byte("0 ")) { // read
+			return
+		}
+		if time.Now().After(deadline) {
+			t.Fatalf("process %d does not read: %q", pid, b)
+		}
+	}
 }
 
 // said checks what the program wrote before it ended well.
@@ -175,6 +193,7 @@ func prepared(t *testing.T, what, program string, pkg *pack.Package) (*starting,
 	must(t, err)
 	must(t, s.cmd.Start())
 	t.Cleanup(func() { testkit.End(t, s.cmd) })
+	awaitRead(t, s.cmd.Process.Pid)
 	err = PatchAtStart(Start{s.cmd.Process.Pid, s.cmd.Process.Pid}, []*pack.Package{pkg}, in.Close, func(err error) int {
 		s.refused = err
 		return 3

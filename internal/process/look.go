@@ -11,8 +11,6 @@ import (
 	"slices"
 	"strconv"
 	"strings"
-
-	"livepatch/internal/live"
 )
 
 // Look tells look what a process runs. It does not stop it.
@@ -26,10 +24,10 @@ func Look(pid int, look func(*Seen)) error {
 	if err != nil {
 		return err
 	}
-	s := &Seen{PID: pid, Life: life, Command: commandOf(pid), Patches: p.patches, Deleted: p.deleted()}
+	s := &Seen{PID: pid, Life: life, Command: commandOf(pid), Patches: p.patches.Reports(alive), Deleted: p.deleted()}
 	for _, im := range p.images {
 		s.Images = append(s.Images, SeenImage{im.Name(), im.BuildID, func() []byte {
-			sum, err := im.Digest(live.Pristine(p.mem, p.patches))
+			sum, err := im.Digest(p.patches.Pristine(p.mem))
 			if err != nil {
 				return nil
 			}

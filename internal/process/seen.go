@@ -20,8 +20,8 @@ type Seen struct {
 	Life    Life
 	Command string // as in /proc/PID/comm
 	Images  []SeenImage
-	Deleted []string     // executed files whose names are gone or belong to other files by now
-	Patches []live.Found // in its memory, retired ones included
+	Deleted []string      // executed files whose names are gone or belong to other files by now
+	Patches []live.Report // in its memory, retired ones included
 }
 
 // SeenImage is an ELF file that a process executes.

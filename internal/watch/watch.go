@@ -330,9 +330,10 @@ func (w *watcher) needs(p *program, s *process.Seen, now time.Time) (jobs []job,
 		}
 		p.fits = true
 		f, failed := p.failed[pkg.Digest]
+		state := pkg.StateIn(s.Patches)
 		switch {
 		case p.done[pkg.Digest]:
-		case pkg.StateIn(s.Patches) != fit.Missing:
+		case state == fit.Applied, state == fit.Reverted:
 			p.done[pkg.Digest] = true
 		case failed && f.next.After(now):
 			if retry.IsZero() || f.next.Before(retry) {

@@ -2,7 +2,6 @@ package watch
 
 import (
 	"context"
-	"encoding/hex"
 	"errors"
 	"fmt"
 	"os"
@@ -39,7 +38,7 @@ type machine struct {
 type made struct {
 	life    byte
 	images  string // build-ids
-	patches []live.Found
+	patches []live.Report
 }
 
 func newMachine(t *testing.T) *machine {
@@ -116,13 +115,11 @@ func (m *machine) Apply(pid int, pkg *pack.Package) (*process.Result, error) {
 	}
 	p := m.processes[pid]
 	for i := range p.patches {
-		if f := &p.patches[i]; f.Name == name && f.Active() {
+		if f := &p.patches[i]; f.Name == name && f.State == "applied" {
 			return nil, refusal.New(refusal.AlreadyApplied, "made", "%s is applied", name)
 		}
 	}
-	var digest [32]byte
-	copy(digest[:], pkg.Members["digest"])
-	p.patches = append(p.patches, live.Found{Record: &live.Record{Name: name, Digest: digest, State: live.Applied}})
+	p.patches = append(p.patches, live.Report{Name: name, Digest: string(pkg.Members["digest"]), State: "applied"})
 	m.applied[key]++
 	return &process.Result{Functions: 1}, nil
 }
@@ -133,11 +130,10 @@ func parse(path string, b []byte) (*pack.Package, error) {
 	if !ok {
 		return nil, refusal.New(refusal.SignatureMissing, path, "it is not signed")
 	}
-	digest, err := hex.DecodeString(pack.Digest(b))
 	return &pack.Package{
 		Manifest: &manifest.Manifest{Name: name, Targets: []manifest.Target{{Name: id, BuildID: []byte(id)}}},
-		Members:  map[string][]byte{"digest": digest},
-	}, err
+		Members:  map[string][]byte{"digest": []byte(pack.Digest(b))},
+	}, nil
 }
 
 // watching is a watcher that runs.
@@ -292,7 +288,7 @@ func TestRevertedByHand(t *testing.T) {
 	w := watchMachine(t, m)
 	until(t, "patched", func() bool { return m.times("1 fix") == 1 })
 	w.stop()
-	m.processes[1].patches[0].State = live.Reverted
+	m.processes[1].patches[0].State = "reverted"
 	again := &watching{t: t, dir: w.dir}
 	failed, err := Run(context.Background(), func() Config {
 		c := m.config(w.dir, func(e Event) { again.events = append(again.events, e) })
