@@ -62,6 +62,7 @@ type Control struct {
 	State     State
 	Next      State // that the patch gets by Change
 	Phase     Phase
+	Prior     State  // that it had before Change; the states are set one after another
 	Change    uint64 // a random number
 	Processes uint32 // that Change is about
 	Sequence  uint64 // later patches of a process have higher ones; images of one package the same

@@ -92,7 +92,7 @@ func Look(mem io.ReaderAt, records []*Record) *Patches {
 func (p *Patches) change(leader *Record) *Change {
 	c := &Change{Leader: leader}
 	for _, r := range p.Records {
-		if r.Change == leader.Change && r.Next != 0 {
+		if r.Change == leader.Change && r.Next != 0 && r.Prior != 0 {
 			c.Members = append(c.Members, r)
 		}
 	}
@@ -111,24 +111,31 @@ func (p *Patches) where(is func(r *Record) bool) (list []*Record) {
 // Applied are the patches that are applied; those that were before the pending
 // change if there is one.
 func (p *Patches) Applied() []*Record {
-	return p.where(func(r *Record) bool { return r.State == Applied })
+	return p.where(func(r *Record) bool { return p.before(r) == Applied })
 }
 
 // After are the patches that are applied when the pending change is finished.
 func (p *Patches) After() []*Record {
-	return p.where(func(r *Record) bool {
-		if p.Changes(r) {
-			return r.Next == Applied
-		}
-		return r.State == Applied
-	})
+	return p.where(func(r *Record) bool { return p.after(r) == Applied })
 }
 
 // Active are the patches that may have a part in what runs.
 func (p *Patches) Active() []*Record {
-	return p.where(func(r *Record) bool {
-		return r.State == Applied || p.Changes(r) && r.Next == Applied
-	})
+	return p.where(func(r *Record) bool { return p.before(r) == Applied || p.after(r) == Applied })
+}
+
+func (p *Patches) before(r *Record) State {
+	if p.Changes(r) {
+		return r.Prior
+	}
+	return r.State
+}
+
+func (p *Patches) after(r *Record) State {
+	if p.Changes(r) {
+		return r.Next
+	}
+	return r.State
 }
 
 // Changes reports whether a patch is a member of the pending change.

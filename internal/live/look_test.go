@@ -20,9 +20,9 @@ func TestLook(t *testing.T) {
 	r := record()
 	old1, new1, old2, new2 := r.Writes[0].Old, r.Writes[0].New, r.Writes[1].Old, r.Writes[1].New
 	torn := append(bytes.Clone(new1[:2]), old1[2:]...)
-	apply := Control{State: Preparing, Next: Applied, Phase: Begun, Change: 77, Sequence: 1, Processes: 1}
-	revert := Control{State: Applied, Next: Reverted, Phase: Begun, Change: 78, Sequence: 1, Processes: 1}
-	over := Control{State: Preparing, Next: Applied, Change: 77} // of a change that has ended
+	apply := Control{State: Preparing, Next: Applied, Prior: Preparing, Phase: Begun, Change: 77, Sequence: 1, Processes: 1}
+	revert := Control{State: Applied, Next: Reverted, Prior: Applied, Phase: Begun, Change: 78, Sequence: 1, Processes: 1}
+	over := Control{State: Preparing, Next: Applied, Prior: Preparing, Change: 77} // of a change that has ended
 	for _, tc := range []struct {
 		name          string
 		control       Control
@@ -40,6 +40,8 @@ func TestLook(t *testing.T) {
 		{"cut, then overwritten", apply, new1, []byte("xx"), "interrupted 1 of 2, 1 overwritten", 1, true},
 		{"applied", Control{State: Applied}, new1, new2, "applied", 2, true},
 		{"applied, then overwritten", Control{State: Applied}, new1, []byte("xx"), "applied, 1 overwritten", 1, true},
+		{"ended but for the phase", Control{State: Applied, Next: Applied, Prior: Preparing, Phase: Committed, Change: 77}, new1, new2, "interrupted 2 of 2", 2, true},
+		{"revert ended but for the phase", Control{State: Reverted, Next: Reverted, Prior: Applied, Phase: Committed, Change: 78}, old1, old2, "interrupted 2 of 2", 2, true},
 		{"revert begun", revert, new1, new2, "interrupted 0 of 2", 0, true},
 		{"revert cut after the first", revert, old1, new2, "interrupted 1 of 2", 1, true},
 		{"revert cut after the last", revert, old1, old2, "interrupted 2 of 2", 2, true},
@@ -63,8 +65,8 @@ func TestLook(t *testing.T) {
 func TestChangeReport(t *testing.T) {
 	comes, goes := record(), record()
 	comes.Name, comes.Base = "next", comes.Base+0x10000
-	comes.Control = Control{State: Preparing, Next: Applied, Phase: Committed, Change: 9, Processes: 3, Sequence: 8, Owner: Owner{PID: 12}}
-	goes.Next, goes.Change = Reverted, 9
+	comes.Control = Control{State: Preparing, Next: Applied, Prior: Preparing, Phase: Committed, Change: 9, Processes: 3, Sequence: 8, Owner: Owner{PID: 12}}
+	goes.Prior, goes.Next, goes.Change = Applied, Reverted, 9
 	p := Look(sites(comes.Writes[0].New, comes.Writes[1].New), []*Record{goes, comes})
 	got := p.Pending.Report(true)
 	if got.Kind != "retarget" || got.Phase != "committed" || got.Processes != 3 || got.Loader != 12 || !got.Alive || len(got.Patches) != 2 {

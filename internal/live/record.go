@@ -15,7 +15,7 @@ import (
 //	20   4  length of the body
 //	24   4  CRC-32 (IEEE) of the body
 //	28   4  zero
-//	32  48  control: state, next state, phase, zero (1 byte each); processes (4);
+//	32  48  control: state, next state, phase, prior state (1 byte each); processes (4);
 //	        change, sequence (8 each); owner's number, zero (4 each), start,
 //	        namespace (8 each)
 //	80   …  body: base, bias, three sizes (8 bytes each); digest (32); name,
@@ -85,7 +85,7 @@ func (r *Record) Encode() []byte {
 
 // Encode returns the ControlSize bytes of a control.
 func (c *Control) Encode() []byte {
-	b := []byte{byte(c.State), byte(c.Next), byte(c.Phase), 0}
+	b := []byte{byte(c.State), byte(c.Next), byte(c.Phase), byte(c.Prior)}
 	b = le.AppendUint32(b, c.Processes)
 	b = le.AppendUint64(b, c.Change)
 	b = le.AppendUint64(b, c.Sequence)
@@ -97,7 +97,7 @@ func (c *Control) Encode() []byte {
 // decodeControl reads what Encode wrote.
 func decodeControl(b []byte) (c Control, err error) {
 	d := decoder{b: b[4:ControlSize]}
-	c = Control{State: State(b[0]), Next: State(b[1]), Phase: Phase(b[2])}
+	c = Control{State: State(b[0]), Next: State(b[1]), Phase: Phase(b[2]), Prior: State(b[3])}
 	c.Processes, c.Change, c.Sequence = d.u32(), d.u64(), d.u64()
 	c.Owner = Owner{PID: uint32(d.u64()), Start: d.u64(), Namespace: d.u64()}
 	switch {
@@ -105,7 +105,9 @@ func decodeControl(b []byte) (c Control, err error) {
 		err = fmt.Errorf("patch record: %v is unknown", c.State)
 	case c.Next != 0 && !c.Next.Known():
 		err = fmt.Errorf("patch record: %v is unknown", c.Next)
-	case !c.Phase.Known() || c.Phase != Idle && c.Next == 0:
+	case c.Prior != 0 && !c.Prior.Known():
+		err = fmt.Errorf("patch record: %v is unknown", c.Prior)
+	case !c.Phase.Known() || c.Phase != Idle && (c.Next == 0 || c.Prior == 0):
 		err = fmt.Errorf("patch record: phase %d is unknown or leads nowhere", c.Phase)
 	}
 	return c, err

@@ -39,7 +39,7 @@ type part struct {
 	members []*member // the first leads
 	steps   []live.Step
 	done    []live.Step    // what was written, Old as it was read
-	retire  []*live.Record // to be marked as reverted at the end: nothing leads to them
+	retire  []*live.Record // of no change, to be marked as reverted: nothing leads to them
 }
 
 // member is a patch of one image that comes or goes.
@@ -137,6 +137,7 @@ func (c *change) try() (stage string, err error) {
 	}
 	// From here on no thread is inside, or will return into, what changes.
 	checked := time.Now()
+	c.opt.at("checked")
 	if !c.opt.DryRun {
 		if err := c.write(); err != nil {
 			return stageWrite, err
@@ -285,7 +286,7 @@ func (c *change) begin() error {
 				}
 			}
 			control := m.record.Control
-			control.Next, control.Phase = m.next, live.Idle
+			control.Next, control.Prior, control.Phase = m.next, control.State, live.Idle
 			control.Change, control.Owner, control.Processes = id, owner, uint32(len(c.parts))
 			if err := x.p.writeVerified(control.Encode(), m.record.Base+live.ControlOffset, x.p.anyThread()); err != nil {
 				return err
@@ -298,18 +299,18 @@ func (c *change) begin() error {
 
 // end makes the change the state of things: first, by one byte in each process,
 // it says that all is written, then the states follow. One that was rolled back
-// leaves them as they are.
+// sets the states back instead, for some may have followed already.
 func (c *change) end() error {
 	if c.remedy != RollBack {
 		if err := c.phase(live.Committed); err != nil {
 			return err
 		}
 		c.opt.at("committed")
-		for _, x := range c.parts {
-			for _, m := range x.members {
-				if err := x.p.setState(m.record, m.next); err != nil {
-					return err
-				}
+	}
+	for _, x := range c.parts {
+		for _, m := range x.members {
+			if err := x.p.setState(m.record, m.next); err != nil {
+				return err
 			}
 		}
 	}

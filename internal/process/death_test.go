@@ -128,3 +128,20 @@ func TestLoaderDies(t *testing.T) {
 		})
 	}
 }
+
+// The loader is killed when it has moved threads out of the function that they
+// call all the time. They go on.
+func TestLoaderDiesAfterMovingThreads(t *testing.T) {
+	target, pkg := serverAndFix(t, "-pthread", "server.c")
+	s := start(t, target, "16")
+	for range 5 {
+		killedAt(t, s, pkg, "checked:1")
+		if a, _, wrong := s.ask(); a != 2 || wrong != 0 {
+			t.Fatalf("answer %d, wrong %d after the loader's death", a, wrong)
+		}
+	}
+	must(t, apply(s, pkg, Options{Timeout: time.Minute})())
+	if a, _, wrong := s.ask(); a != 1001 || wrong != 0 {
+		t.Errorf("answer %d, wrong %d", a, wrong)
+	}
+}

@@ -115,19 +115,27 @@ func (c *change) addRepair(p *proc) RepairedProcess {
 		}
 		x.steps = remaining(ch.Places, c.remedy)
 		leaving = live.Leaving(before, after, x.steps)
-		x.members = append(x.members, &member{record: ch.Leader, was: ch.Leader.Control, next: ch.Leader.Next, mapped: true})
+		x.members = append(x.members, c.repaired(ch.Leader))
 		for _, r := range ch.Members {
 			if r != ch.Leader {
-				x.members = append(x.members, &member{record: r, was: r.Control, next: r.Next, mapped: true})
-			}
-			if c.remedy == RollBack && r.Next == live.Applied {
-				x.retire = append(x.retire, r)
+				x.members = append(x.members, c.repaired(r))
 			}
 		}
 	}
 	did.Writes = len(x.steps)
 	c.addPart(x, leaving)
 	return did
+}
+
+// repaired is a patch that the change leaves as it should become, or as it was.
+func (c *change) repaired(r *live.Record) *member {
+	m := &member{record: r, was: r.Control, next: r.Next, mapped: true}
+	if c.remedy == RollBack {
+		if m.next = live.Reverted; r.Prior == live.Applied {
+			m.next = live.Applied
+		}
+	}
+	return m
 }
 
 // remaining are the writes that finish a change, or take it back in the opposite

@@ -11,26 +11,48 @@ import (
 	"livepatch/internal/live"
 )
 
-// maxSteps bounds the instructions that one thread is stepped in one try.
-const maxSteps = 256
+// maxNudges bounds how often one thread is let run in one try.
+const maxNudges = 256
 
-// stepOut runs a thread, alone and instruction by instruction, until it has
-// left the ranges. A thread that calls a small function all the time is nearly
-// always stopped in it; a few instructions later it has returned. It gives up
-// at a system call, at a signal, after maxSteps, or when the time is over; the
+// stepOut runs a thread, alone and for some microseconds at a time, until it
+// stands outside the ranges. A thread that calls a small function all the time is
+// nearly always stopped in it; let run once more, it stands elsewhere. It gives
+// up at a system call, at a signal, after maxNudges, or when the time is over; the
 // thread then stands where it came to, as if it had been stopped there.
+//
+// Single steps would lead out of it for certain. But a thread that is stepped
+// stops by a signal, SIGTRAP, and if its tracer dies then, the signal is
+// delivered and kills the program.
 func (c *checker) stepOut(t *thread, limit time.Time) (hit live.Hit, inside bool, err error) {
-	for range maxSteps {
+	for i := range maxNudges {
 		hit, inside = c.ranges.PC(t.regs.Rip)
-		if !inside || t.signal != 0 || t.grouped || c.p.atSyscall(t) || time.Now().After(limit) {
+		if !inside || t.signal != 0 || t.grouped || t.kept || c.p.atSyscall(t) || time.Now().After(limit) {
 			return hit, inside, nil
 		}
-		if err := t.step(limit); err != nil {
+		if err := t.nudge(i, limit); err != nil {
 			return hit, true, err
 		}
 	}
 	hit, inside = c.ranges.PC(t.regs.Rip)
 	return hit, inside, nil
+}
+
+// nudge lets a thread run for a moment, of a length that differs from one time
+// to the next.
+func (t *thread) nudge(i int, limit time.Time) error {
+	const lengths, unit = 16, 500 * time.Nanosecond
+	if err := t.resume(unix.PTRACE_CONT, 0); err != nil {
+		return err
+	}
+	for until := time.Now().Add(time.Duration(i%lengths) * unit); time.Now().Before(until); {
+	}
+	if err := t.interrupt(); err != nil {
+		return err
+	}
+	if err := t.waitStop(limit); err != nil {
+		return err
+	}
+	return t.getRegs()
 }
 
 // atSyscall reports whether the thread is about to make a system call, in which
@@ -48,7 +70,8 @@ func (p *proc) atSyscall(t *thread) bool {
 		bytes.Equal(code[:], []byte{0xcd, 0x80}) // int $0x80
 }
 
-// step runs one instruction. If a signal comes instead, it is kept.
+// step runs one instruction, of a thread that may die with its tracer. If a
+// signal comes instead, it is kept.
 func (t *thread) step(limit time.Time) error {
 	if err := t.resume(unix.PTRACE_SINGLESTEP, 0); err != nil {
 		return err

@@ -221,7 +221,7 @@ func (r *running) line() string {
 	defer testkit.Bound(r.cmd)()
 	s, err := r.out.ReadString('\n')
 	if err != nil {
-		r.t.Fatalf("target says nothing more: %v", err)
+		r.t.Fatalf("target says nothing more: %v, %v", err, r.ended())
 	}
 	return strings.TrimSpace(s)
 }
@@ -293,4 +293,12 @@ func unhex(t *testing.T, s string) []byte {
 	var h manifest.Hex
 	must(t, h.UnmarshalJSON([]byte(`"`+s+`"`)))
 	return h
+}
+
+// ended says how a target has ended.
+func (r *running) ended() string {
+	if err := testkit.Kill(r.cmd); err != nil {
+		return err.Error()
+	}
+	return r.cmd.ProcessState.String()
 }
