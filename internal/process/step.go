@@ -4,6 +4,7 @@ package process
 
 import (
 	"bytes"
+	"encoding/binary"
 	"time"
 
 	"golang.org/x/sys/unix"
@@ -11,30 +12,63 @@ import (
 	"livepatch/internal/live"
 )
 
-// maxNudges bounds how often one thread is let run in one try.
-const maxNudges = 256
+// How far one thread is moved in one try.
+const (
+	maxMoves  = 256 // instructions
+	maxNudges = 16
+)
 
-// stepOut runs a thread, alone and for some microseconds at a time, until it
-// stands outside the ranges. A thread that calls a small function all the time is
-// nearly always stopped in it; let run once more, it stands elsewhere. It gives
-// up at a system call, at a signal, after maxNudges, or when the time is over; the
-// thread then stands where it came to, as if it had been stopped there.
+// stepOut moves a thread, all others standing, until it is outside the ranges. A
+// thread that calls a small function all the time is nearly always stopped in
+// it. Instructions that only move registers, or return, are carried out for it; if
+// the next one is another, the thread is let run for a moment. It gives up at a
+// system call, at a signal, after some tries, or when the time is over; the thread
+// then stands where it came to, as if it had been stopped there.
 //
-// Single steps would lead out of it for certain. But a thread that is stepped
-// stops by a signal, SIGTRAP, and if its tracer dies then, the signal is
-// delivered and kills the program.
+// Single steps would be simpler. But a thread that is stepped stops by a signal,
+// SIGTRAP, and if its tracer dies then, the signal is delivered and kills the
+// program.
 func (c *checker) stepOut(t *thread, limit time.Time) (hit live.Hit, inside bool, err error) {
-	for i := range maxNudges {
+	for nudges := 0; ; nudges++ {
+		if err := c.carryOut(t); err != nil {
+			return hit, true, err
+		}
 		hit, inside = c.ranges.PC(t.regs.Rip)
-		if !inside || t.signal != 0 || t.grouped || t.kept || c.p.atSyscall(t) || time.Now().After(limit) {
+		if !inside || nudges == maxNudges || t.signal != 0 || t.grouped || t.kept || c.p.atSyscall(t) || time.Now().After(limit) {
 			return hit, inside, nil
 		}
-		if err := t.nudge(i, limit); err != nil {
+		if err := t.nudge(nudges, limit); err != nil {
 			return hit, true, err
 		}
 	}
-	hit, inside = c.ranges.PC(t.regs.Rip)
-	return hit, inside, nil
+}
+
+// carryOut does for a thread what its next instructions do, as long as they are
+// known and it is inside the ranges.
+func (c *checker) carryOut(t *thread) error {
+	r := t.regs
+	for range maxMoves {
+		var code [maxInstruction]byte
+		if _, inside := c.ranges.PC(r.Rip); !inside || int64(r.OrigRax) >= 0 {
+			break
+		}
+		n, _ := c.p.mem.ReadAt(code[:], int64(r.Rip))
+		if !r.emulate(code[:n], c.p.word) {
+			break
+		}
+	}
+	if r == t.regs {
+		return nil
+	}
+	t.regs = r
+	return t.setRegs(&r)
+}
+
+// word reads eight bytes of the target.
+func (p *proc) word(addr uint64) (uint64, bool) {
+	var b [8]byte
+	n, _ := p.mem.ReadAt(b[:], int64(addr))
+	return binary.LittleEndian.Uint64(b[:]), n == len(b)
 }
 
 // nudge lets a thread run for a moment, of a length that differs from one time
