@@ -16,21 +16,27 @@ type Ref struct {
 	Addend int64
 }
 
-// A Place is what a Ref refers to.
+// A Place is what a Ref refers to, and where a redirect leads.
 type Place struct {
-	Kind PlaceKind
-	Addr uint64 // InTarget: link-time address
+	Kind     PlaceKind
+	Addr     uint64 // InTarget: link-time address
+	Function int    // Replacement, Entry, Record: index of the function
 }
 
-// PlaceKind says to whom a Place belongs.
+// PlaceKind says what a Place is.
 type PlaceKind string
 
 const (
+	Replacement PlaceKind = "replacement" // the replacement of a function
 	InTarget    PlaceKind = "target"      // an address of the patched file
-	Replacement PlaceKind = "replacement" // the replacement of the function that the code is of
+	Entry       PlaceKind = "entry"       // code of its own that calls of a function come through
+	Handler     PlaceKind = "handler"     // code that calls of all functions come through
+	Table       PlaceKind = "table"       // of Shared
+	Record      PlaceKind = "record"      // of Slot: what one function has instead
+	Version     PlaceKind = "version"     // the byte that all functions of a patch switch by
 )
 
-func target(addr uint64) Place { return Place{InTarget, addr} }
+func target(addr uint64) Place { return Place{Kind: InTarget, Addr: addr} }
 
 // emit adds bytes and returns their offset.
 func (c *Code) emit(b ...byte) int {

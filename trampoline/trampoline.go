@@ -56,9 +56,10 @@ type Hole struct {
 	Kind HoleKind
 }
 
-// Template is one write, complete but for its holes, which all refer to the
-// replacement (or its veneer).
+// Template is one write, complete but for its holes, which all refer to one
+// place: the replacement (or its veneer), unless To says another.
 type Template struct {
+	To       Place
 	Addr     uint64 // where it is written, link-time
 	Expected []byte // what must stand there before; same length as Bytes
 	Bytes    []byte // zeros in the holes (opcode bits kept for branch26)
@@ -282,6 +283,7 @@ func offset(a uint64, d int64) uint64 {
 // place makes the template of bytes written at addr over what stands there.
 func place(addr uint64, expected, code []byte, holes ...Hole) Template {
 	return Template{
+		To:       Place{Kind: Replacement},
 		Addr:     addr,
 		Expected: slices.Clone(expected[:len(code)]),
 		Bytes:    slices.Clone(code),

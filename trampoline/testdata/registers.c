@@ -23,7 +23,7 @@ struct state {
 };
 
 static struct page { uintptr_t addr; int data; } pages[256];
-static int npages;
+static int npages, executable;
 
 void run(struct state *s, uintptr_t function);
 
@@ -90,8 +90,13 @@ static void map(uintptr_t addr, int data)
 	pages[npages++] = (struct page){addr, data};
 }
 
-static void protect(int prot)
+// executable pages are not writable: they change sides when it is asked for.
+static void make(int exec)
 {
+	int prot = exec ? PROT_READ | PROT_EXEC : PROT_READ | PROT_WRITE;
+	if (exec == executable)
+		return;
+	executable = exec;
 	for (int i = 0; i < npages; i++) {
 		if (pages[i].data)
 			continue;
@@ -126,9 +131,8 @@ static void tell(uintptr_t addr, uint64_t seed)
 	s.flags = next(&seed) & FLAGS;
 	for (int i = 0; i < 8; i++)
 		s.vector[i] = next(&seed);
-	protect(PROT_READ | PROT_EXEC);
+	make(1);
 	run(&s, addr);
-	protect(PROT_READ | PROT_WRITE);
 	for (int i = 0; i < REGS; i++)
 		printf("%lx ", i == 18 ? 0ul : (unsigned long)s.regs[i]);
 	printf("flags %lx vectors", (unsigned long)(s.flags & FLAGS));
@@ -147,6 +151,8 @@ int main(void)
 		if (sscanf(line, "%*s %lx %lu", &addr, &seed) == 2 && !strncmp(line, "run", 3)) {
 			tell(addr, seed);
 		} else if (sscanf(line, "%*s %lx %19999s", &addr, hex) == 2) {
+			if (!data)
+				make(0);
 			for (size_t i = 0; hex[2 * i] && hex[2 * i + 1]; i++) {
 				char two[3] = {hex[2 * i], hex[2 * i + 1], 0};
 				map(addr + i, data);

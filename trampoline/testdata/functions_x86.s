@@ -210,6 +210,42 @@ plain:	lea	1(%rdi, %rsi), %rax
 	ret
 	done long_n14
 
+# Functions with the NOPs of -fpatchable-function-entry=16,11.
+	.macro	patchable name
+	.balign	16, 0xcc
+	.skip	16 - 11, 0xcc
+	.skip	11, 0x90
+	.globl	s_\name
+	.type	s_\name, @function
+s_\name:
+	.endm
+
+	patchable plain
+	.skip	5, 0x90
+	lea	3(%rdi, %rcx), %rax
+	ret
+	.size	s_plain, . - s_plain
+
+	patchable landing
+	endbr64
+	.skip	5, 0x90
+	lea	4(%rdi, %r11), %rax
+	ret
+	.size	s_landing, . - s_landing
+
+# What they are replaced by: everything they were called with counts.
+	.irp	number, 0, 1, 2, 3
+	.balign	16
+	.globl	r_\number
+r_\number:
+	endbr64
+	mov	(%rsp), %rbx
+	add	%rcx, %rdx
+	add	%rdx, %rdi
+	lea	\number(%rdi, %r10), %rax
+	ret
+	.endr
+
 	.section .note.GNU-stack,"",@progbits
 	.data
 data:	.quad	0x1122334455667788, 0x99aabbccddeeff00, 0x0123456789abcdef, 0xfedcba9876543210

@@ -145,6 +145,44 @@ plain:	add	x0, x0, x1
 	ret
 	done carry
 
+// Functions with the NOPs of -fpatchable-function-entry=4,2.
+	.macro	patchable name
+	.balign	16
+	nop
+	nop
+	.globl	s_\name
+	.type	s_\name, %function
+s_\name:
+	.endm
+
+	patchable plain
+	nop
+	nop
+	add	x0, x0, x8
+	ret
+	.size	s_plain, . - s_plain
+
+	patchable landing
+	bti	c
+	nop
+	nop
+	add	x0, x0, x7
+	ret
+	.size	s_landing, . - s_landing
+
+// What they are replaced by: everything they were called with counts.
+	.irp	number, 0, 1, 2, 3
+	.balign	16
+	.globl	r_\number
+r_\number:
+	bti	c
+	mov	x19, x30
+	adds	x2, x2, x3
+	adds	x0, x0, x2
+	add	x0, x0, #\number
+	ret
+	.endr
+
 	.balign	16
 literal: .quad	0x1122334485667788, 0x99aabbccddeeff00, 0x0123456789abcdef
 	.data
