@@ -65,6 +65,10 @@ func (fd *Finder) nameOf(s *Start) string {
 	return fmt.Sprintf("sub_%x", s.Addr)
 }
 
+// frontKept is how much filler is kept: an aligned word and what may follow it,
+// or a jump.
+const frontKept = 16
+
 // measureFront measures the filler before a function. All bytes since the last
 // function are decoded: the end of an instruction may look like NOPs.
 func (fd *Finder) measureFront(t *text, s *Start, f *Func) {
@@ -73,7 +77,7 @@ func (fd *Finder) measureFront(t *text, s *Start, f *Func) {
 		return
 	}
 	f.Front = fd.fillerBefore(t.bytes[from:s.off])
-	f.FrontBytes = t.bytes[s.off-min(f.Front, trampoline.X86FillerLen) : s.off : s.off]
+	f.FrontBytes = t.bytes[s.off-min(f.Front, frontKept) : s.off : s.off]
 }
 
 // classify says what stands at the site.

@@ -62,7 +62,7 @@ type Func struct {
 	Expected     Bytes    `json:"expected"`           // the Room bytes at Site
 	Room         int      `json:"room"`               // bytes at Site that may be overwritten, MaxRoom at most
 	Front        int      `json:"front"`              // filler bytes directly before Addr
-	FrontBytes   Bytes    `json:"-"`                  // the last of them, as many as a jump needs
+	FrontBytes   Bytes    `json:"-"`                  // the last of them, as many as a redirect needs
 	Nops         int      `json:"nops,omitempty"`     // bytes of NOPs at Site that the compiler left there to be patched
 	Slot         *uint64  `json:"slot,omitempty"`     // aligned 8 bytes of patchable NOPs before Addr; nil without
 	Landing      string   `json:"landing,omitempty"`  // landing pad at Addr: "endbr64", "bti c", "paciasp", …

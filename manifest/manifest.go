@@ -38,6 +38,18 @@ type Target struct {
 	Variables []Variable `json:"variables"` // shared with the target
 	Imports   []Import   `json:"imports"`
 	Writes    []Write    `json:"writes"` // in the order of writing
+
+	// Pieces are the symbols of the payload that stand between redirects and
+	// replacements; none where every redirect is direct.
+	Pieces []Piece `json:"pieces,omitempty"`
+}
+
+// Piece is code or data between a redirect and its replacement. The functions of
+// a target that are not direct have one dispatch.
+type Piece struct {
+	Kind     string `json:"kind"`     // "entry", "handler", "table", "record", "version"
+	Symbol   string `json:"symbol"`   // of the payload
+	Function int    `json:"function"` // "entry" and "record": index into Functions; else 0
 }
 
 // Payload is the patch object of a target: a member of the package, ET_REL.
@@ -54,11 +66,15 @@ type Function struct {
 	Address     uint64 `json:"address"`
 	Size        uint64 `json:"size"` // of the old body in the target
 	Site        Site   `json:"site"`
-	Strategy    string `json:"strategy"`    // "near", "far", "filler", "veneer"
+	Strategy    string `json:"strategy"`    // "near", "far", "filler", "veneer", "slot"
 	Replacement string `json:"replacement"` // symbol of the payload
 	NewSize     uint64 `json:"new_size"`
 	SHA256      Hex    `json:"sha256"` // of the old body as the target file holds it
 	Proof       string `json:"proof"`  // "symbol", "dynsym", "debug", "search", "reference": how the address was found
+
+	// Dispatch is the way from the entry to the replacement: "gated", "shared" or
+	// "slot"; empty for a redirect that leads there itself.
+	Dispatch string `json:"dispatch,omitempty"`
 
 	// Extra are the stretches that the compiler moved out of the old body: no
 	// thread may be in them either while the function is replaced.

@@ -89,6 +89,8 @@ func TestSchemaRefuses(t *testing.T) {
 		"import kind":         func(m *Manifest) { m.Targets[0].Imports[0].Kind = "x" },
 		"import of two kinds": func(m *Manifest) { m.Targets[0].Imports[0].Name = "x" },
 		"dynamic, no name":    func(m *Manifest) { m.Targets[0].Imports[2].Name = "" },
+		"dispatch":            func(m *Manifest) { m.Targets[0].Functions[0].Dispatch = "direct" },
+		"piece":               func(m *Manifest) { m.Targets[0].Pieces = []Piece{{Kind: "x", Symbol: "y"}} },
 		"no writes":           func(m *Manifest) { m.Targets[0].Writes = nil },
 		"write length":        func(m *Manifest) { m.Targets[0].Writes[0].Length = 65 },
 		"hole kind":           func(m *Manifest) { m.Targets[0].Writes[0].Holes[0].Kind = "x" },
@@ -127,7 +129,7 @@ func TestSchemaNamesAllFields(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	for _, v := range []any{Manifest{}, Tool{}, Target{}, Payload{}, Function{}, Range{}, Site{}, Variable{}, Import{}, Write{}, Hole{},
+	for _, v := range []any{Manifest{}, Tool{}, Target{}, Payload{}, Function{}, Range{}, Site{}, Variable{}, Import{}, Write{}, Hole{}, Piece{},
 		Kernel{}, KernelObject{}, KernelFunction{}, KernelSymbol{}, KernelCallback{}, KernelExport{}, KernelState{}} {
 		typ := reflect.TypeOf(v)
 		def := schema.Defs[typ.Name()]

@@ -33,6 +33,17 @@ const (
 	MachineX86   = "x86-64"
 	MachineARM64 = "arm64"
 
+	DispatchDirect = "direct" // of a function, the empty word
+	DispatchGated  = "gated"
+	DispatchShared = "shared"
+	DispatchSlot   = "slot"
+
+	PieceEntry   = "entry"
+	PieceHandler = "handler"
+	PieceTable   = "table"
+	PieceRecord  = "record"
+	PieceVersion = "version"
+
 	ImportTarget    = "target"
 	ImportTLSOffset = "tls-offset"
 	ImportDynamic   = "dynamic"
@@ -45,7 +56,7 @@ func siteKinds() []string   { return []string{"fentry-call", "fentry-nop", "patc
 
 // strategies tells for each strategy how many writes it takes.
 func strategies() map[string]int {
-	return map[string]int{"near": 1, "far": 1, "filler": 2, "veneer": 1}
+	return map[string]int{"near": 1, "far": 1, "filler": 2, "veneer": 1, "slot": 2}
 }
 
 // hole is what a kind of hole covers.

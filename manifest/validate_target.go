@@ -30,6 +30,7 @@ func (c *checker) target(at string, t *Target, member string) {
 	c.functions(at+".functions", t)
 	imports := c.imports(at+".imports", t)
 	c.variables(at+".variables", t, imports)
+	c.pieces(at+".pieces", t, imports)
 	c.writes(at+".writes", t)
 }
 
@@ -63,6 +64,12 @@ func (c *checker) functions(list string, t *Target) {
 		}
 		if _, ok := strategies()[f.Strategy]; !ok || f.Strategy == "filler" && t.Machine != MachineX86 {
 			c.add(at+".strategy", "%.40q is not a strategy of %.20s", f.Strategy, t.Machine)
+		}
+		if f.Dispatch != "" {
+			c.word(at+".dispatch", f.Dispatch, dispatches())
+		}
+		if (f.Strategy == "slot") != (f.Dispatch == DispatchSlot) {
+			c.add(at+".strategy", "%.40q does not go with dispatch %.40q", f.Strategy, f.Dispatch)
 		}
 		c.bytes(at+".sha256", f.SHA256, 32)
 		c.word(at+".proof", f.Proof, proofs())
@@ -180,7 +187,7 @@ func (c *checker) writes(list string, t *Target) {
 		count[w.Function]++
 		f := &t.Functions[w.Function]
 		c.within(at, w, f)
-		c.holes(at+".holes", w, f, t.Machine)
+		c.holes(at+".holes", w, t)
 	}
 	for i, n := range count {
 		if want := strategies()[t.Functions[i].Strategy]; want != 0 && n != want {
@@ -213,7 +220,8 @@ func (c *checker) within(at string, w *Write, f *Function) {
 	}
 }
 
-func (c *checker) holes(list string, w *Write, f *Function, machine string) {
+func (c *checker) holes(list string, w *Write, t *Target) {
+	f, machine := &t.Functions[w.Function], t.Machine
 	if len(w.Holes) == 0 && f.Strategy != "filler" {
 		c.add(list, "is empty: the write leads nowhere")
 	}
@@ -221,7 +229,10 @@ func (c *checker) holes(list string, w *Write, f *Function, machine string) {
 	for i, h := range w.Holes {
 		at := fmt.Sprintf("%s[%d]", list, i)
 		c.text(at+".symbol", h.Symbol)
-		if f.Strategy != "veneer" && h.Symbol != f.Replacement {
+		switch {
+		case f.Dispatch != "" && !t.leadsTo(h.Symbol, w.Function):
+			c.add(at+".symbol", "%.60q is no piece that a redirect of functions[%d] leads to", h.Symbol, w.Function)
+		case f.Dispatch == "" && f.Strategy != "veneer" && h.Symbol != f.Replacement:
 			c.add(at+".symbol", "%.60q is not the replacement %.60q", h.Symbol, f.Replacement)
 		}
 		k, ok := holeKinds()[h.Kind]

@@ -15,7 +15,10 @@ package trampoline
 //
 // See the Arm ARM, C6.2, and AAELF64 for the relocations.
 
-import "debug/elf"
+import (
+	"debug/elf"
+	"encoding/binary"
+)
 
 // arm64SlotCall is the redirect of Slot, with its hole.
 func arm64SlotCall() ([]byte, Hole) {
@@ -83,4 +86,18 @@ func arm64SlotHandler() (c Code) {
 	c.word(0xd61f0200) // br x16
 	c.word(0xd65f0200) // ret x16
 	return c
+}
+
+// arm64CallTarget decodes the redirect of Slot.
+func arm64CallTarget(code []byte, pc uint64) (uint64, bool) {
+	call, hole := arm64SlotCall()
+	if len(code) < len(call) || [Arm64BranchLen]byte(code) != [Arm64BranchLen]byte(call) {
+		return 0, false
+	}
+	word := binary.LittleEndian.Uint32(code[hole.Off:])
+	if word>>26 != 0b100101 { // bl
+		return 0, false
+	}
+	d := int64(int32(word<<6)) >> 6 * Arm64BranchLen
+	return pc + uint64(hole.Off) + uint64(d), true
 }

@@ -84,8 +84,10 @@ func (v *mover) arm64Branch(to uint64) {
 	v.ref(v.word(0x14000000), uint32(elf.R_AARCH64_JUMP26), target(to), 0) // b to
 }
 
+// arm64Page refers to a page by its distance from the function: a page may begin
+// where the file has nothing.
 func (v *mover) arm64Page(reg uint32, to uint64) {
-	v.ref(v.word(0x90000000|reg), uint32(elf.R_AARCH64_ADR_PREL_PG_HI21), target(to), 0) // adrp reg, to
+	v.ref(v.word(0x90000000|reg), uint32(elf.R_AARCH64_ADR_PREL_PG_HI21), target(v.addr), int64(to-v.addr)) // adrp reg, to
 }
 
 // arm64Address loads an address into a register. One of xzr goes nowhere.

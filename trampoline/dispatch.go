@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"math"
 	"math/bits"
+	"slices"
 )
 
 // Dispatch is the way from a redirected entry to the code that runs.
@@ -91,6 +92,17 @@ func Redirect(m elf.Machine, d Dispatch, f Redirected, st Strategy) (Plan, error
 	return p, nil
 }
 
+// Of is the plan for a function that has another index.
+func (p Plan) Of(function int) Plan {
+	p.Writes = slices.Clone(p.Writes)
+	for i := range p.Writes {
+		if to := &p.Writes[i].To; to.Kind != Handler {
+			to.Function = function
+		}
+	}
+	return p
+}
+
 func slotPlan(m elf.Machine, f Redirected) (Plan, error) {
 	call, hole := x86NearJumpTo(x86Call)
 	if m == elf.EM_AARCH64 {
@@ -113,7 +125,7 @@ func slotPlan(m elf.Machine, f Redirected) (Plan, error) {
 	word.To = Place{Kind: Record, Function: f.Index}
 	entry := place(at, f.Site.Expected, call, hole)
 	entry.To = Place{Kind: Handler}
-	return Plan{Machine: m, Strategy: Near, Writes: []Template{word, entry}}, nil
+	return Plan{Machine: m, Strategy: ByWord, Writes: []Template{word, entry}}, nil
 }
 
 // slotOf is the address of the word by which the handler knows a function,
@@ -264,4 +276,35 @@ func (c *Code) free(key uint32) int {
 		i = (i + 1) & mask
 	}
 	return i * entryLen
+}
+
+// FollowDispatch is Follow for an entry redirected by a dispatch: it returns
+// where calls come first, the replacement of Direct, else an Entry or the
+// Handler. record is the address in the word of Slot.
+func FollowDispatch(m elf.Machine, d Dispatch, pc uint64, read func(addr uint64, n int) []byte) (to, record uint64, ok bool) {
+	switch {
+	case d == Slot:
+		word := read(slotOf(pc), wordLen)
+		if len(word) < wordLen {
+			return 0, 0, false
+		}
+		record = binary.LittleEndian.Uint64(word)
+		if m == elf.EM_AARCH64 {
+			to, ok = arm64CallTarget(read(pc, 2*Arm64BranchLen), pc)
+			return to, record, ok
+		}
+	case d != Shared || m != elf.EM_X86_64:
+		to, ok = Follow(m, pc, read)
+		return to, 0, ok
+	}
+	code := read(pc, X86NearLen)
+	if len(code) >= X86ShortLen && code[0] == x86Short { // into the filler
+		pc, _ = x86Target(code, pc)
+		code = read(pc, X86NearLen)
+	}
+	if len(code) < X86NearLen || code[0] != x86Call {
+		return 0, record, false
+	}
+	d32 := int32(binary.LittleEndian.Uint32(code[x86NearHole:]))
+	return pc + X86NearLen + uint64(d32), record, true
 }

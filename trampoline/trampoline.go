@@ -27,6 +27,7 @@ const (
 	Far    Strategy = "far"    // x86 jmp *[rip+0]; .quad (14), arm64 ldr x16, #8; br x16; .quad (16)
 	Filler Strategy = "filler" // x86: jmp rel32 in the 5 bytes before the entry, jmp rel8 (2 bytes) at the site
 	Veneer Strategy = "veneer" // near jump to a veneer of the patch, which jumps anywhere
+	ByWord Strategy = "slot"   // of dispatch Slot: the word before the function, then a call at the site
 )
 
 // Site is where a redirect can be written. Addresses are link-time addresses

@@ -14,6 +14,7 @@ import (
 	"livepatch/internal/report"
 	"livepatch/internal/sign"
 	"livepatch/manifest"
+	"livepatch/trampoline"
 )
 
 func buildCommand() *cli.Command {
@@ -27,7 +28,7 @@ func buildCommand() *cli.Command {
 			&cli.StringFlag{Name: "patch-version", Usage: "`VERSION` of the patch, for the manifest"},
 			&cli.StringFlag{Name: "description", Usage: "one line of `TEXT` for the manifest"},
 			&cli.StringSliceFlag{Name: "cve", Usage: "`ID` of what the patch fixes, CVE-2024-1234; repeatable"},
-			allowFlag(), signFlag(), reportFlag(), jsonFlag(),
+			dispatchFlag(), allowFlag(), signFlag(), reportFlag(), jsonFlag(),
 		}, buildKernelFlags(), buildProgramFlags()),
 		Description: `
 Compiles what the patch touches, before and after, with the compiler and flags
@@ -67,8 +68,15 @@ func buildAction(c *cli.Context) error {
 	}
 	var opened images
 	defer opened.close()
+	way, err := dispatch(c)
+	if err != nil {
+		return hintHelp(err, c.Command)
+	}
 	compile := opened.buildProgram
 	if c.IsSet("kernel") || c.IsSet("kernel-src") {
+		if way != trampoline.Direct {
+			return hintHelp(errKernelDispatch, c.Command)
+		}
 		compile = opened.buildKernel
 	}
 	// From here on the objects before and after are there, and record says from
@@ -84,7 +92,7 @@ func buildAction(c *cli.Context) error {
 	if err != nil {
 		return reportRefused(c, p, report.Input{Name: packageName(c), Record: record}, c.StringSlice("patch"), err)
 	}
-	in.Name, in.Version, in.Record, in.Allow = packageName(c), version, record, allow
+	in.Name, in.Version, in.Record, in.Allow, in.Dispatch = packageName(c), version, record, allow, way
 	return makePackage(c, p, in, key, c.StringSlice("patch"))
 }
 

@@ -15,6 +15,7 @@ import (
 	"livepatch/internal/kimage"
 	"livepatch/internal/pack"
 	"livepatch/manifest"
+	"livepatch/trampoline"
 )
 
 func createCommand() *cli.Command {
@@ -27,8 +28,7 @@ func createCommand() *cli.Command {
 			&cli.GenericFlag{Name: "pair", Value: order.flag("pair"), Usage: "`ORIG.o=PATCHED.o`, objects of the --target before; repeatable"},
 			&cli.GenericFlag{Name: "debug", Value: order.flag("debug"), Usage: "separate debug `FILE` of the --target before"},
 			&cli.StringFlag{Name: "name", Usage: "`NAME` of the patch (default: that of the package file)"},
-			&cli.StringFlag{Name: "dispatch", Value: build.Direct, Usage: "how calls are redirected: `direct`"},
-			allowFlag(), signFlag(), reportFlag(), jsonFlag(),
+			dispatchFlag(), allowFlag(), signFlag(), reportFlag(), jsonFlag(),
 		}, createKernelFlags()...),
 		Description: `
 Compares each pair of objects, proves that the first is the code of the target,
@@ -115,8 +115,9 @@ func create(c *cli.Context, order *inputOrder) error {
 	if err != nil {
 		return hintHelp(err, c.Command)
 	}
-	if d := c.String("dispatch"); d != build.Direct {
-		return hintHelp(usageErrorf("--dispatch %q is not known", d), c.Command)
+	way, err := dispatch(c)
+	if err != nil {
+		return hintHelp(err, c.Command)
 	}
 	allow, err := allowed(c.StringSlice("allow"))
 	if err != nil {
@@ -135,7 +136,10 @@ func create(c *cli.Context, order *inputOrder) error {
 	if err != nil {
 		return err
 	}
-	in.Name, in.Version, in.Dispatch = packageName(c), version, c.String("dispatch")
+	if in.Kernel != nil && way != trampoline.Direct {
+		return hintHelp(errKernelDispatch, c.Command)
+	}
+	in.Name, in.Version, in.Dispatch = packageName(c), version, way
 	in.Allow = allow
 	if in.Record, err = opened.record(c, targets, in.Kernel); err != nil {
 		return err

@@ -4,9 +4,11 @@
 package build
 
 import (
+	"cmp"
 	"debug/elf"
 	"errors"
 	"fmt"
+	"slices"
 
 	"livepatch/elfpatch"
 	"livepatch/elfpatch/diff"
@@ -16,13 +18,14 @@ import (
 	"livepatch/internal/pobj"
 	"livepatch/internal/refusal"
 	"livepatch/manifest"
+	"livepatch/trampoline"
 )
 
 // Inputs are everything that a package is made from.
 type Inputs struct {
-	Name     string // of the patch
-	Version  string // of livepatch, recorded in the manifest
-	Dispatch string // how functions are redirected: "" or Direct
+	Name     string              // of the patch
+	Version  string              // of livepatch, recorded in the manifest
+	Dispatch trampoline.Dispatch // how calls of functions get to their replacements; empty for Direct
 	Targets  []Target
 	Kernel   *Kernel // the targets are this kernel and its modules
 
@@ -33,9 +36,6 @@ type Inputs struct {
 	// Allow are the codes of findings that are recorded instead of refused.
 	Allow []refusal.Code
 }
-
-// Direct redirects each function with a jump of its own.
-const Direct = "direct"
 
 // Target is one linked file and the pairs of objects that changed in it.
 type Target struct {
@@ -108,7 +108,7 @@ func Run(in Inputs) (*Result, error) {
 	for i := range in.Targets {
 		t := in.Targets[i]
 		member := fmt.Sprintf("payload/%d.o", len(p.Manifest.Targets))
-		s := &steps{target: t}
+		s := &steps{target: t, way: cmp.Or(in.Dispatch, trampoline.Direct)}
 		entry, payload, err := s.run(member, in.Allow)
 		out.Parts = append(out.Parts, s.made()...)
 		out.Findings = append(out.Findings, s.findings...)
@@ -167,7 +167,8 @@ func (s *steps) run(member string, allow []refusal.Code) (*manifest.Target, []by
 	s.judge(allow)
 
 	// Find, Plan: from here on each changed function has a patch site, and the
-	// bytes that redirect it are known but for the addresses of the run.
+	// bytes that redirect it, and what they lead through, are known but for the
+	// addresses of the run.
 	if err := s.plan(); err != nil {
 		return nil, nil, err
 	}
@@ -179,7 +180,7 @@ func (s *steps) run(member string, allow []refusal.Code) (*manifest.Target, []by
 
 	// Link: from here on every external has a definite owner: an address or GOT
 	// entry of the target, or a name that the loader looks up.
-	linked, err := pobj.Link(s.target.File.Machine, s.parts)
+	linked, err := pobj.Link(s.target.File.Machine, s.parts, s.dispatch())
 	if err != nil {
 		return nil, nil, err
 	}
@@ -197,9 +198,11 @@ func (s *steps) run(member string, allow []refusal.Code) (*manifest.Target, []by
 type steps struct {
 	target   Target
 	kernel   bool // the objects are a kernel's
+	way      trampoline.Dispatch
 	pairs    []*pairSteps
 	parts    []pobj.Part
-	plans    []planned
+	plans    []planned // by address, once all are known
+	pieces   []trampoline.Piece
 	refusals refusal.List
 	findings []Finding
 }
@@ -283,8 +286,12 @@ func (p *pairSteps) eachPatched(fn func(orig, patched int)) {
 }
 
 func checkInputs(in Inputs) error {
-	if in.Dispatch != "" && in.Dispatch != Direct {
+	switch {
+	case in.Dispatch == "" || in.Dispatch == trampoline.Direct:
+	case !slices.Contains(trampoline.Dispatches, in.Dispatch):
 		return fmt.Errorf("dispatch %q is not known", in.Dispatch)
+	case in.Kernel != nil:
+		return fmt.Errorf("dispatch %s is for processes; a kernel redirects by itself", in.Dispatch)
 	}
 	if len(in.Targets) == 0 {
 		return errors.New("no target")

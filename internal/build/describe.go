@@ -11,6 +11,7 @@ import (
 	"livepatch/internal/check"
 	"livepatch/internal/pobj"
 	"livepatch/manifest"
+	"livepatch/trampoline"
 )
 
 // describe writes the manifest's entry of the target.
@@ -36,7 +37,6 @@ func (s *steps) describe(member string, l *pobj.Linked) (*manifest.Target, error
 	if d != nil {
 		t.Soname = d.Soname
 	}
-	slices.SortStableFunc(s.plans, func(a, b planned) int { return cmp.Compare(a.fn.Addr, b.fn.Addr) })
 	for i, p := range s.plans {
 		fn := s.function(p, l)
 		t.Functions = append(t.Functions, fn)
@@ -45,10 +45,13 @@ func (s *steps) describe(member string, l *pobj.Linked) (*manifest.Target, error
 				Function: i, Address: w.Addr, Length: len(w.Bytes), Expected: w.Expected, Template: w.Bytes,
 			}
 			for _, h := range w.Holes {
-				out.Holes = append(out.Holes, manifest.Hole{Offset: h.Off, Kind: string(h.Kind), Symbol: fn.Replacement})
+				out.Holes = append(out.Holes, manifest.Hole{Offset: h.Off, Kind: string(h.Kind), Symbol: leadsTo(w.To, fn, l)})
 			}
 			t.Writes = append(t.Writes, out)
 		}
+	}
+	for _, p := range s.pieces {
+		t.Pieces = append(t.Pieces, manifest.Piece{Kind: string(p.Name.Kind), Symbol: l.Pieces[p.Name], Function: p.Name.Function})
 	}
 	t.Variables = s.variables(l)
 	return t, nil
@@ -79,6 +82,9 @@ func (s *steps) function(p planned, l *pobj.Linked) manifest.Function {
 		NewSize:     p.pair.cut.Object.Symbols[p.repl].Size,
 		SHA256:      p.body[:],
 		Proof:       string(p.fn.Found),
+	}
+	if s.way != trampoline.Direct {
+		out.Dispatch = string(s.way)
 	}
 	for _, r := range p.fn.Extra {
 		out.Extra = append(out.Extra, manifest.Range{Address: r.Addr, Size: r.Size})

@@ -149,6 +149,7 @@ type planned struct {
 	fn   match.Func
 	repl int // symbol in the cut object
 	site fentry.Func
+	from trampoline.Redirected
 	plan trampoline.Plan
 	body [sha256.Size]byte
 }
@@ -187,7 +188,7 @@ func (s *steps) plan() error {
 			part++
 		}
 	}
-	return nil
+	return s.between()
 }
 
 // planOne plans the redirect of one function. Its errors are refusals, but for
@@ -210,16 +211,20 @@ func (s *steps) planOne(finder *fentry.Finder, p *pairSteps, fn match.Func) (pla
 	if err != nil {
 		return planned{}, refusal.New(refusal.NoRoom, where, "%v", err)
 	}
-	plan, err := trampoline.Make(s.target.File.Machine, at, strategy)
-	if err != nil {
-		return planned{}, refusal.New(refusal.NoRoom, where, "%v", err)
-	}
-	if err := entersSite(p, fn, plan); err != nil {
-		return planned{}, err
-	}
 	body, ok := s.target.File.ReadAddr(fn.Addr, int(fn.Size))
 	if !ok {
 		return planned{}, errors.New("a proven function lies outside the file") // cannot happen: it was compared
 	}
-	return planned{pair: p, fn: fn, site: site, plan: plan, body: sha256.Sum256(body)}, nil
+	pl := planned{pair: p, fn: fn, site: site, body: sha256.Sum256(body)}
+	pl.from = trampoline.Redirected{Body: body[site.Site-fn.Addr:], Site: at, Nops: site.Nops}
+	if site.Slot != nil {
+		pl.from.Slot = *site.Slot
+	}
+	if pl.plan, err = s.redirect(where, pl.from, strategy); err != nil {
+		return planned{}, err
+	}
+	if err := entersSite(p, fn, pl.plan); err != nil {
+		return planned{}, err
+	}
+	return pl, s.entersMoved(where, pl, body)
 }

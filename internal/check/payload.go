@@ -1,9 +1,11 @@
 package check
 
 import (
+	"bytes"
 	"debug/elf"
 	"errors"
 	"fmt"
+	"maps"
 
 	"livepatch/elfpatch"
 	"livepatch/internal/refusal"
@@ -49,13 +51,14 @@ type layout struct {
 	object  *elfpatch.File
 	imports map[string]*manifest.Import
 	addr    map[int]uint64    // of the allocated sections, by index
+	linked  map[int][]byte    // their bytes, with relocations applied
 	defined map[string]uint64 // addresses of the symbols that the payload defines
 }
 
 // place puts the sections behind the image: code, read-only data, data, each
 // kind on pages of its own.
 func (l *layout) place() {
-	l.addr = map[int]uint64{}
+	l.addr, l.linked = map[int]uint64{}, map[int][]byte{}
 	at := imageEnd(l.elf)
 	limit := at + maxMemory
 	for _, want := range []elf.SectionFlag{elf.SHF_EXECINSTR, 0, elf.SHF_WRITE} {
@@ -69,7 +72,7 @@ func (l *layout) place() {
 				continue
 			}
 			at = alignUp(at, max(s.Align, 1))
-			l.addr[s.Index] = at
+			l.addr[s.Index], l.linked[s.Index] = at, bytes.Clone(s.Data)
 			at += s.Size
 			limit = max(limit, at) // alignment may pass it by less than maxAlign
 		}
@@ -162,7 +165,7 @@ func plural(n int, what string) string {
 	return fmt.Sprintf("%d %ss", n, what)
 }
 
-// relocation computes one relocation on a copy of its field.
+// relocation applies one relocation.
 func (l *layout) relocation(s *elfpatch.Section, r elfpatch.Rela) (refusal.Code, error) {
 	info, ok := elfpatch.RelocInfo(l.object.Machine, r.Type)
 	if !ok {
@@ -182,7 +185,7 @@ func (l *layout) relocation(s *elfpatch.Section, r elfpatch.Rela) (refusal.Code,
 	if err != nil {
 		return refusal.Unsupported, err
 	}
-	field := append([]byte(nil), s.Data[r.Offset:r.Offset+uint64(info.Size)]...)
+	field := l.linked[s.Index][r.Offset : r.Offset+uint64(info.Size)]
 	err = elfpatch.ApplyReloc(l.object.Machine, r.Type, field, l.addr[s.Index]+r.Offset, value, r.Addend)
 	var reach *elfpatch.RangeError
 	switch {
@@ -225,6 +228,7 @@ func (l *layout) value(sym *elfpatch.Symbol, info *elfpatch.Reloc) (uint64, erro
 // redirects fills the templates and follows them to the replacements.
 func (l *layout) redirects() {
 	m := l.object.Machine
+	dispatched := patches{}
 	for i := range l.target.Functions {
 		f := &l.target.Functions[i]
 		want, ok := l.defined[f.Replacement]
@@ -236,6 +240,10 @@ func (l *layout) redirects() {
 			l.refuse(refusal.OutOfReach, "redirect", f.Name, "%v", err)
 			continue
 		}
+		if f.Dispatch != "" {
+			maps.Copy(dispatched, code)
+			continue
+		}
 		read := func(addr uint64, n int) []byte { return code.read(l, addr, n) }
 		got, ok := trampoline.Follow(m, f.Site.Address, read)
 		switch {
@@ -245,6 +253,39 @@ func (l *layout) redirects() {
 			l.refuse(refusal.Unsupported, "redirect", f.Name, "the writes lead to %#x, not to the replacement at %#x", got, want)
 		default:
 			l.ok("redirect", f.Name, "%s, leads to %s", f.Strategy, f.Replacement)
+		}
+	}
+	l.dispatched(dispatched)
+}
+
+// dispatched checks the redirects that do not lead to their replacements by
+// themselves.
+func (l *layout) dispatched(writes patches) {
+	way := l.target.Dispatch()
+	if way == "" {
+		return
+	}
+	err := Dispatch(l.target, Memory{
+		Machine: l.object.Machine,
+		Old:     func(addr uint64, n int) []byte { return patches{}.read(l, addr, n) },
+		Read: func(addr uint64, n int) []byte {
+			for i, start := range l.addr {
+				if b := l.linked[i]; addr >= start && addr-start < uint64(len(b)) {
+					b = b[addr-start:]
+					return bytes.Clone(b[:min(n, len(b))])
+				}
+			}
+			return writes.read(l, addr, n)
+		},
+		Symbol: func(name string) (uint64, bool) { addr, ok := l.defined[name]; return addr, ok },
+	})
+	if err != nil {
+		l.refuse(refusal.Unsupported, "redirect", way, "%v", err)
+		return
+	}
+	for i := range l.target.Functions {
+		if f := &l.target.Functions[i]; f.Dispatch != "" {
+			l.ok("redirect", f.Name, "%s, %s, leads to %s", f.Strategy, way, f.Replacement)
 		}
 	}
 }

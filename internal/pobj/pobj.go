@@ -14,6 +14,7 @@ import (
 	"livepatch/elfpatch/match"
 	"livepatch/internal/refusal"
 	"livepatch/manifest"
+	"livepatch/trampoline"
 )
 
 // Part is the object cut from one pair.
@@ -40,7 +41,17 @@ type Linked struct {
 	Imports []manifest.Import // in the order of the payload's symbol table
 	Names   []map[int]string  // per part: names in the payload of the defined symbols
 	Shared  []Shared
+	Pieces  map[trampoline.Place]string // their names in the payload
 }
+
+// Dispatch is what stands between redirects and replacements.
+type Dispatch struct {
+	Pieces    []trampoline.Piece
+	Functions []Function // by the Function of a place
+}
+
+// Function is one replacement: a symbol that its part keeps.
+type Function struct{ Part, Symbol int }
 
 // Shared is one address of the target that the payload uses.
 type Shared struct {
@@ -80,7 +91,7 @@ var areaSections = [areas]elfpatch.Section{
 
 // Link joins the parts. The error is a refusal.List when a part needs what a
 // payload cannot have.
-func Link(m elf.Machine, parts []Part) (*Linked, error) {
+func Link(m elf.Machine, parts []Part, d Dispatch) (*Linked, error) {
 	l := newLinker(m, len(parts))
 	// The replacements get the plain names.
 	for i := range parts {
@@ -98,6 +109,7 @@ func Link(m elf.Machine, parts []Part) (*Linked, error) {
 	if err := l.refusals.Err(); err != nil {
 		return nil, err
 	}
+	pieces := l.dispatch(d)
 	obj, err := l.object()
 	if err != nil {
 		return nil, err
@@ -105,5 +117,5 @@ func Link(m elf.Machine, parts []Part) (*Linked, error) {
 	if len(obj) > MaxSize {
 		return nil, refusal.List{refusal.New(refusal.Unsupported, "", "the payload would have %d bytes, more than %d", len(obj), MaxSize)}
 	}
-	return &Linked{Object: obj, Imports: l.imports, Names: l.names, Shared: l.shared}, nil
+	return &Linked{Object: obj, Imports: l.imports, Names: l.names, Shared: l.shared, Pieces: pieces}, nil
 }

@@ -188,7 +188,7 @@ func TestLink(t *testing.T) {
 			".text 0000a0d2000080f21f2003d51f2003d5\n  0x0 TLSLE_MOVW_TPREL_G1 v+0\n  0x4 TLSLE_MOVW_TPREL_G0_NC v+0\nimport v tls-offset 16\n"},
 	} {
 		t.Run(name, func(t *testing.T) {
-			l, err := Link(tc.m, []Part{tc.part})
+			l, err := Link(tc.m, []Part{tc.part}, Dispatch{})
 			if err != nil {
 				t.Fatal(err)
 			}
@@ -223,7 +223,7 @@ func TestParts(t *testing.T) {
 		return p
 	}
 	link := func() *Linked {
-		l, err := Link(x86, []Part{part(0x4000), part(0x5000)})
+		l, err := Link(x86, []Part{part(0x4000), part(0x5000)}, Dispatch{})
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -281,7 +281,7 @@ func TestLinkRefuses(t *testing.T) {
 			refusal.Unsupported, "GOTPC32"},
 	} {
 		t.Run(name, func(t *testing.T) {
-			_, err := Link(x86, []Part{tc.part})
+			_, err := Link(x86, []Part{tc.part}, Dispatch{})
 			list, ok := err.(refusal.List)
 			if !ok || len(list) != 1 || list[0].Code != tc.want || !strings.Contains(err.Error(), tc.text) {
 				t.Errorf("error %v, want %s with %q", err, tc.want, tc.text)

@@ -21,11 +21,11 @@ var imports = map[string][]string{
 	"internal/refusal":  {},
 	"internal/sign":     {"internal/refusal"},
 	"internal/pack":     {"internal/refusal", "internal/sign", "manifest"},
-	"internal/pobj":     {"elfpatch", "elfpatch/match", "internal/refusal", "manifest"},
+	"internal/pobj":     {"elfpatch", "elfpatch/match", "internal/refusal", "manifest", "trampoline"},
 	"internal/kmod":     {"elfpatch", "elfpatch/diff", "elfpatch/kernel", "internal/kimage", "internal/refusal"},
 	"internal/modcheck": {"disasm", "elfpatch", "elfpatch/kernel", "internal/check", "internal/kimage", "internal/pack", "internal/refusal", "manifest"},
 	"internal/check":    {"disasm", "elfpatch", "internal/pack", "internal/refusal", "internal/sign", "manifest", "trampoline"},
-	"internal/build": {"elfpatch", "elfpatch/diff", "elfpatch/kernel", "elfpatch/match", "fentry", "internal/check", "internal/kimage", "internal/kmod",
+	"internal/build": {"disasm", "elfpatch", "elfpatch/diff", "elfpatch/kernel", "elfpatch/match", "fentry", "internal/check", "internal/kimage", "internal/kmod",
 		"internal/modcheck", "internal/pack", "internal/pobj", "internal/refusal", "internal/safety", "manifest", "trampoline"},
 	"internal/safety": {"disasm", "elfpatch", "elfpatch/diff", "elfpatch/kernel", "elfpatch/types", "internal/refusal"},
 	"internal/report": {"elfpatch", "elfpatch/diff", "internal/build", "internal/check", "internal/pack", "internal/refusal", "internal/srcpatch", "manifest",
@@ -58,7 +58,7 @@ var imports = map[string][]string{
 	"internal/process": {"elfpatch", "internal/live", "internal/pack", "internal/refusal", "internal/resolve",
 		"manifest", "trampoline", "golang.org/x/sys/unix"},
 	"cmd/livepatch": {"docs", "elfpatch", "elfpatch/diff", "elfpatch/kernel", "elfpatch/match", "fentry", "internal/build", "internal/check", "internal/compile", "internal/compose", "internal/demo", "internal/distro", "internal/fit", "internal/header",
-		"internal/image", "internal/kbuild", "internal/kimage", "internal/klp", "internal/kmod", "internal/kstate", "internal/live", "internal/modcheck", "internal/pack", "internal/process", "internal/refusal", "internal/report", "internal/safety", "internal/sign", "internal/srcpatch", "internal/trust", "internal/watch", "manifest",
+		"internal/image", "internal/kbuild", "internal/kimage", "internal/klp", "internal/kmod", "internal/kstate", "internal/live", "internal/modcheck", "internal/pack", "internal/process", "internal/refusal", "internal/report", "internal/safety", "internal/sign", "internal/srcpatch", "internal/trust", "internal/watch", "manifest", "trampoline",
 		"github.com/ianlancetaylor/demangle", "github.com/urfave/cli/v2", "golang.org/x/term"},
 }
 

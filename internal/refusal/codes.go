@@ -56,6 +56,8 @@ const (
 	// The patch site.
 	NoRoom         Code = "no-room"
 	BranchIntoSite Code = "branch-into-site"
+	NoSlot         Code = "no-slot"
+	EntryMoves     Code = "entry-cannot-move"
 
 	// What the change means for what runs.
 	LayoutChanged    Code = "layout-changed"
@@ -163,6 +165,8 @@ var Codes = []struct {
 	{AddressAmbiguous, "more than one place in the target fits a symbol"},
 	{NoRoom, "the function's entry has no room for a jump"},
 	{BranchIntoSite, "a branch of the function leads into its patch site"},
+	{NoSlot, "the function has no NOPs for --dispatch slot"},
+	{EntryMoves, "the function's first instructions would not do the same elsewhere"},
 	{LayoutChanged, "a type that changed code uses is laid out differently"},
 	{EnumChanged, "an enumerator has another value"},
 	{PrototypeChanged, "a function takes or returns something else"},
