@@ -6,7 +6,8 @@ import (
 
 // Leaving returns the code that no thread may be inside of while a process goes
 // from one set of applied patches to another: the versions that calls reach
-// before and not after, and what the steps write over. Of a version in a patch
+// before and not after, and what the steps write over; but not the old bodies
+// that a patch goes on to use until it is switched. Of a version in a patch
 // that is the whole code of the patch, for the records do not tell which of it
 // only that version uses.
 func Leaving(before, after []*Record, steps []Step) []Range {
@@ -24,8 +25,8 @@ func Leaving(before, after []*Record, steps []Step) []Range {
 		}
 	}
 	for addr, v := range top {
-		if _, ok := old[addr]; ok {
-			continue
+		if _, ok := old[addr]; ok || v.record.Switched() {
+			continue // calls that run in an old body end there
 		}
 		f := &v.record.Functions[v.function]
 		list = append(list, Range{Start: f.Old, End: f.Old + f.OldSize, Name: f.Name})
@@ -39,12 +40,29 @@ func Leaving(before, after []*Record, steps []Step) []Range {
 		}
 	}
 	for r := range patch {
-		start, end := r.Code()
-		list = append(list, Range{Start: start, End: end, Name: "patch " + r.Name})
+		list = append(list, r.CodeRanges()...)
 	}
 	for i := range steps {
 		s := &steps[i]
 		list = append(list, Range{Start: s.Addr, End: s.Addr + uint64(len(s.Old)), Name: s.Name()})
+	}
+	return list
+}
+
+// CodeRanges is the code of a patch, cut where its functions begin: an address
+// of one is no return address, and handlers leave such addresses on stacks.
+func (r *Record) CodeRanges() []Range {
+	start, end := r.Code()
+	cuts := []uint64{start, end}
+	for _, f := range r.Functions {
+		if f.New > start && f.New < end {
+			cuts = append(cuts, f.New)
+		}
+	}
+	slices.Sort(cuts)
+	var list []Range
+	for i, from := range cuts[:len(cuts)-1] {
+		list = append(list, Range{Start: from, End: cuts[i+1], Name: "patch " + r.Name})
 	}
 	return list
 }

@@ -8,6 +8,7 @@ package live
 
 import (
 	"fmt"
+	"slices"
 )
 
 // State says how far a patch has come. It is one byte in the target, so that a
@@ -102,9 +103,19 @@ type Extent struct{ Addr, Size uint64 }
 // Write is one change of the target's text. Old is what the file holds, also in
 // a patch that was put on top of another.
 type Write struct {
-	Function int // index into Functions
+	Function int // index into Functions, or Whole
 	Addr     uint64
 	Old, New []byte
+}
+
+// Whole is the Function of a write that switches all functions of a patch: the
+// byte by which what their entries lead to tells the replacement from the old
+// body. Until it is written calls reach the old bodies, which go on to be used.
+const Whole = -1
+
+// Switched reports whether the patch has such a byte.
+func (r *Record) Switched() bool {
+	return slices.ContainsFunc(r.Writes, func(w Write) bool { return w.Function == Whole })
 }
 
 // Size is the number of bytes that the patch occupies.
@@ -128,7 +139,7 @@ func (r *Record) shares(addr, n uint64) *Function {
 		}
 	}
 	for _, w := range r.Writes {
-		if addr < w.Addr+uint64(len(w.Old)) && w.Addr < addr+n {
+		if w.Function != Whole && addr < w.Addr+uint64(len(w.Old)) && w.Addr < addr+n {
 			return &r.Functions[w.Function]
 		}
 	}

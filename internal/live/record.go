@@ -154,7 +154,7 @@ func Decode(b []byte) (*Record, error) {
 		r.Functions = append(r.Functions, f)
 	}
 	for range d.count(leastWrite) {
-		r.Writes = append(r.Writes, Write{int(d.u32()), d.u64(), d.bytes(), d.bytes()})
+		r.Writes = append(r.Writes, Write{int(int32(d.u32())), d.u64(), d.bytes(), d.bytes()})
 	}
 	if d.short || len(d.b) != 0 {
 		return nil, fmt.Errorf("patch record: the body is cut short or too long")
@@ -195,7 +195,7 @@ func (r *Record) check() error {
 		}
 	}
 	for i, w := range r.Writes {
-		if w.Function < 0 || w.Function >= len(r.Functions) || len(w.Old) != len(w.New) || w.Addr+uint64(len(w.Old)) < w.Addr {
+		if w.Function < Whole || w.Function >= len(r.Functions) || len(w.Old) != len(w.New) || w.Addr+uint64(len(w.Old)) < w.Addr {
 			return fmt.Errorf("patch record: write %d contradicts itself", i)
 		}
 	}

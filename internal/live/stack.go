@@ -37,13 +37,18 @@ func byAge(set []*Record) []*Record {
 // A Step is one write of a change: from Old, which must be there, to New.
 type Step struct {
 	Record   *Record // of the patch that comes, or that goes
-	Function int     // index into its functions
+	Function int     // index into its functions, or Whole
 	Addr     uint64
 	Old, New []byte
 }
 
-// Name is that of the function.
-func (s *Step) Name() string { return s.Record.Functions[s.Function].Name }
+// Name is that of the function, or of the patch if it switches all.
+func (s *Step) Name() string {
+	if s.Function == Whole {
+		return "patch " + s.Record.Name
+	}
+	return s.Record.Functions[s.Function].Name
+}
 
 // text is code as a set of patches makes it, where any patch of interest
 // touches it.
@@ -70,7 +75,18 @@ func redirects(set []*Record, do func(r *Record, w *Write)) {
 	for _, r := range byAge(set) {
 		for i := range r.Writes {
 			w := &r.Writes[i]
-			if top[r.Functions[w.Function].Old] == (version{r, w.Function}) {
+			if w.Function != Whole && top[r.Functions[w.Function].Old] == (version{r, w.Function}) {
+				do(r, w)
+			}
+		}
+	}
+}
+
+// switches calls do for the writes that switch the patches of a set.
+func switches(set []*Record, do func(r *Record, w *Write)) {
+	for _, r := range byAge(set) {
+		for i := range r.Writes {
+			if w := &r.Writes[i]; w.Function == Whole {
 				do(r, w)
 			}
 		}
@@ -82,6 +98,10 @@ func redirects(set []*Record, do func(r *Record, w *Write)) {
 // that has a version before and after goes from one to the other at once: it is
 // never what the file holds in between, and its redirect is used again. What
 // becomes unpatched is written last.
+//
+// Patches that switch are switched last, so that all their functions come at
+// once, and back first; but before their redirects where one of those takes the
+// place of another patch's, which leads to no old body.
 func Plan(before, after []*Record) []Step {
 	have := text{}
 	for _, r := range slices.Concat(before, after) {
@@ -93,7 +113,9 @@ func Plan(before, after []*Record) []Step {
 	for addr, b := range have {
 		file[addr] = b
 	}
-	redirects(before, func(_ *Record, w *Write) { have.put(w.Addr, w.New) })
+	hold := func(_ *Record, w *Write) { have.put(w.Addr, w.New) }
+	redirects(before, hold)
+	switches(before, hold)
 	var steps []Step
 	step := func(r *Record, function int, addr uint64, to []byte) {
 		if old := have.get(addr, len(to)); !bytes.Equal(old, to) {
@@ -102,14 +124,21 @@ func Plan(before, after []*Record) []Step {
 		}
 	}
 	kept := map[uint64]bool{} // bytes of redirects
-	redirects(after, func(r *Record, w *Write) {
+	keep := func(r *Record, w *Write) {
 		step(r, w.Function, w.Addr, w.New)
 		for i := range w.New {
 			kept[w.Addr+uint64(i)] = true
 		}
-	})
+	}
+	order := []func([]*Record, func(*Record, *Write)){redirects, switches}
+	if haveCommon(tops(before), tops(after)) {
+		slices.Reverse(order)
+	}
+	for _, each := range order {
+		each(after, keep)
+	}
 	var gone []Step
-	redirects(before, func(r *Record, w *Write) {
+	leave := func(r *Record, w *Write) {
 		for lo, hi := 0, 0; lo < len(w.Old); lo = hi + 1 {
 			for hi = lo; hi < len(w.Old) && !kept[w.Addr+uint64(hi)]; hi++ {
 			}
@@ -118,11 +147,23 @@ func Plan(before, after []*Record) []Step {
 				gone = append(gone, Step{Record: r, Function: w.Function, Addr: addr, New: file.get(addr, hi-lo)})
 			}
 		}
-	})
+	}
+	redirects(before, leave)
+	switches(before, leave)
 	for _, s := range slices.Backward(gone) {
 		step(s.Record, s.Function, s.Addr, s.New)
 	}
 	return steps
+}
+
+// haveCommon reports whether a function has a version in both.
+func haveCommon(a, b map[uint64]version) bool {
+	for addr := range a {
+		if _, ok := b[addr]; ok {
+			return true
+		}
+	}
+	return false
 }
 
 // A Conflict is a function that two patches claim which do not build on each

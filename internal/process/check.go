@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"slices"
 	"time"
 
 	"livepatch/internal/live"
@@ -143,6 +144,12 @@ func (c *checker) scan(start, end uint64, found func(h live.Hit, at uint64) erro
 		at += n
 	}
 	return nil
+}
+
+// ofText leaves out the steps that switch whole patches: those are in memory of
+// the patch, which need not be mapped yet.
+func ofText(list []live.Step) []live.Step {
+	return slices.DeleteFunc(slices.Clone(list), func(s live.Step) bool { return s.Function == live.Whole })
 }
 
 // sites compares what stands at the places of steps with what must be there.

@@ -73,8 +73,7 @@ func (c *change) add(p *proc, members []*member) {
 	leaving := live.Leaving(before, after, x.steps)
 	for _, m := range members {
 		if m.fill != nil { // nobody may be using the variables
-			start, end := m.record.Code()
-			leaving = append(leaving, live.Range{Start: start, End: end, Name: "patch " + m.record.Name})
+			leaving = append(leaving, m.record.CodeRanges()...)
 		}
 	}
 	c.addPart(x, leaving)
@@ -173,7 +172,11 @@ func (c *change) check(limit time.Time) error {
 		if err := x.p.alone(x.members); err != nil {
 			return err
 		}
-		list = append(list, x.p.sites(x.p.mem, x.steps)...)
+		steps := x.steps
+		if c.opt.DryRun {
+			steps = ofText(steps)
+		}
+		list = append(list, x.p.sites(x.p.mem, steps)...)
 	}
 	if err := list.Err(); err != nil {
 		return err

@@ -9,9 +9,11 @@ import (
 	"encoding/hex"
 	"errors"
 	"fmt"
+	"io"
 	"slices"
 
 	"livepatch/elfpatch"
+	"livepatch/internal/check"
 	"livepatch/internal/live"
 	"livepatch/internal/pack"
 	"livepatch/internal/refusal"
@@ -179,6 +181,9 @@ func (in *installation) fillRecord(m *manifest.Manifest, digest [32]byte) error 
 			Old: bytes.Clone(w.Expected), New: make([]byte, w.Length),
 		})
 	}
+	if t.Version() != "" {
+		in.record.Writes = append(in.record.Writes, live.Write{Function: live.Whole, Old: []byte{0}, New: []byte{1}})
+	}
 	return nil
 }
 
@@ -202,7 +207,7 @@ func (in *installation) claims(stay []*live.Record) refusal.List {
 // package was made against.
 func (in *installation) bytesExpected() refusal.List {
 	pristine := in.p.patches.Pristine(in.p.mem)
-	list := in.p.sites(pristine, live.Plan(nil, []*live.Record{&in.record}))
+	list := in.p.sites(pristine, ofText(live.Plan(nil, []*live.Record{&in.record})))
 	if len(list) > 0 {
 		return list
 	}
@@ -261,8 +266,8 @@ func (p *proc) main() *resolve.Image { return resolve.Main(p.images, p.entry) }
 
 func (in *installation) sites() []uint64 {
 	var list []uint64
-	for _, w := range in.record.Writes {
-		list = append(list, w.Addr)
+	for i := range in.target.Writes {
+		list = append(list, in.record.Writes[i].Addr)
 	}
 	return list
 }
@@ -301,9 +306,69 @@ func (in *installation) link(base uint64) error {
 			return fmt.Errorf("%s: %w", in.where(), err)
 		}
 	}
+	if name := in.target.Version(); name != "" {
+		addr, _, ok := in.layout.symbol(name, base)
+		if !ok {
+			return fmt.Errorf("%s: the payload lacks %s", in.where(), name)
+		}
+		in.record.Writes[len(in.record.Writes)-1].Addr = addr
+	}
 	copy(memory[partRead], in.record.Encode())
 	in.memory = memory
+	return in.dispatched()
+}
+
+// dispatched makes sure that every redirect leads to its replacement.
+func (in *installation) dispatched() error {
+	old := in.p.patches.Pristine(in.p.mem)
+	read := func(mem io.ReaderAt, addr uint64, n int) []byte {
+		b := make([]byte, n)
+		got, _ := mem.ReadAt(b, int64(addr))
+		return b[:got]
+	}
+	now := patched{old: old, in: in, written: map[uint64]byte{}}
+	for _, w := range in.record.Writes {
+		for i, v := range w.New {
+			now.written[w.Addr+uint64(i)] = v
+		}
+	}
+	err := check.Dispatch(in.target, check.Memory{
+		Machine: elf.EM_X86_64, Bias: in.image.Bias,
+		Old:  func(addr uint64, n int) []byte { return read(old, addr, n) },
+		Read: func(addr uint64, n int) []byte { return read(now, addr, n) },
+		Symbol: func(name string) (uint64, bool) {
+			addr, _, ok := in.layout.symbol(name, in.record.Base)
+			return addr, ok
+		},
+	})
+	if err != nil {
+		return refusal.New(refusal.PackageDamaged, in.where(), "%v", err)
+	}
 	return nil
+}
+
+// patched is a process as it will be when the patch is applied.
+type patched struct {
+	old     io.ReaderAt
+	in      *installation
+	written map[uint64]byte
+}
+
+func (p patched) ReadAt(b []byte, off int64) (int, error) {
+	at := p.in.record.Base
+	for _, part := range p.in.memory {
+		if addr := uint64(off); addr >= at && addr-at < uint64(len(part)) {
+			return copy(b, part[addr-at:]), nil
+		}
+		at += uint64(len(part))
+	}
+	n, err := p.old.ReadAt(b, off)
+	for i := range b[:n] {
+		if v, ok := p.written[uint64(off)+uint64(i)]; ok {
+			b[i] = v
+		}
+	}
+	return n, err
 }
 
 // fill puts addresses into the holes of a write.

@@ -158,12 +158,17 @@ func must(t testing.TB, err error) {
 // created makes a package with the builder.
 func created(t testing.TB, name, target, before, after string) *pack.Package {
 	t.Helper()
+	return dispatched(t, trampoline.Direct, name, target, before, after)
+}
+
+func dispatched(t testing.TB, way trampoline.Dispatch, name, target, before, after string) *pack.Package {
+	t.Helper()
 	parse := func(path string) *elfpatch.File {
 		f, err := elfpatch.Parse(readFile(t, path))
 		must(t, err)
 		return f
 	}
-	p, err := build.Create(build.Inputs{Name: name, Version: "test", Targets: []build.Target{{
+	p, err := build.Create(build.Inputs{Name: name, Version: "test", Dispatch: way, Targets: []build.Target{{
 		Name: filepath.Base(target), File: parse(target),
 		Pairs: []build.Pair{{OrigName: "before.o", PatchedName: "after.o", Orig: parse(before), Patched: parse(after)}},
 	}}})

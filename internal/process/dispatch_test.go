@@ -1,0 +1,239 @@
+//go:build linux && amd64
+
+package process
+
+import (
+	"debug/elf"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"slices"
+	"testing"
+	"time"
+
+	"livepatch/internal/live"
+	"livepatch/internal/pack"
+	"livepatch/internal/refusal"
+	"livepatch/manifest"
+	"livepatch/trampoline"
+)
+
+// patchable leaves the NOPs that dispatch slot needs.
+const patchable = "-fpatchable-function-entry=16,11"
+
+// switching builds the target of switching.c and its objects.
+func switching(t *testing.T, flags ...string) (target, before, after string) {
+	t.Helper()
+	object := func(name string, more ...string) string {
+		return compile(t, name, slices.Concat([]string{"-c", "-fPIE"}, flags, more, []string{"switching.c"})...)
+	}
+	before, after = object("before.o"), object("after.o", "-DFIXED")
+	return compile(t, "switching", "-pthread", before), before, after
+}
+
+// turn tells the target which side it will be switched to.
+func (r *running) turn(side int) (wrong int) {
+	r.t.Helper()
+	if _, err := fmt.Fprintf(r.in, "%d\n", side); err != nil {
+		r.t.Fatal(err)
+	}
+	var now, calls int
+	if _, err := fmt.Sscan(r.line(), &now, &calls, &wrong); err != nil {
+		r.t.Fatal(err)
+	}
+	return wrong
+}
+
+// Three functions of a program are patched and reverted under load, by every
+// dispatch, at entries that the compiler prepared and at plain ones.
+func TestDispatch(t *testing.T) {
+	for _, way := range trampoline.Dispatches {
+		for _, entries := range []string{"", patchable} {
+			if way == trampoline.Slot && entries == "" {
+				continue
+			}
+			t.Run(fmt.Sprintf("%s/%s", way, entries), func(t *testing.T) {
+				flags := []string{"-DREST=50"}
+				if entries != "" {
+					flags = append(flags, entries)
+				}
+				target, before, after := switching(t, flags...)
+				pkg := dispatched(t, way, "fix", target, before, after)
+				if d := pkg.Manifest.Targets[0].Dispatch(); d != string(way) && (d != "" || way != trampoline.Direct) {
+					t.Fatalf("dispatch %q", d)
+				}
+				lifeOfSwitching(t, start(t, target, "4"), pkg)
+			})
+		}
+	}
+}
+
+func lifeOfSwitching(t *testing.T, s *running, pkg *pack.Package) {
+	t.Helper()
+	pages := text(t, s.pid)
+	want := func(side int) {
+		t.Helper()
+		_, calls, _ := s.ask()
+		time.Sleep(20 * time.Millisecond)
+		if now, n, wrong := s.ask(); now != side || n <= calls || wrong != 0 {
+			t.Fatalf("side %d, %d calls after %d, %d wrong; want side %d", now, n, calls, wrong, side)
+		}
+	}
+	want(0)
+	must(t, Verify(s.pid, pkg, Options{}))
+	for range 3 {
+		s.turn(1)
+		res, err := Apply([]int{s.pid}, pkg, Options{Timeout: time.Minute})
+		must(t, err)
+		want(1)
+		journalOf(t, pkg, res.Processes[0].Images[0])
+		if list := reports(t, s.pid); len(list) != 1 || list[0].State != "applied" || list[0].Foreign != 0 || list[0].Written != list[0].Writes {
+			t.Fatalf("status %+v", list)
+		}
+		s.turn(0)
+		_, err = Revert(s.pid, "fix", Options{Timeout: time.Minute})
+		must(t, err)
+		want(0)
+		if text(t, s.pid) != pages {
+			t.Fatal("executable pages differ after revert")
+		}
+	}
+}
+
+func reports(t *testing.T, pid int) []live.Report {
+	t.Helper()
+	r, err := Status(pid)
+	must(t, err)
+	return r.Patches
+}
+
+// journalOf compares what was written with the manifest: its writes, and the
+// byte that switches, last.
+func journalOf(t *testing.T, pkg *pack.Package, im Image) {
+	t.Helper()
+	target := &pkg.Manifest.Targets[0]
+	writes := len(target.Writes)
+	if target.Version() != "" {
+		last := im.Journal[len(im.Journal)-1]
+		if last.Old != "00" || last.New != "01" || last.Function != "patch fix" || last.Address < im.Base || last.Address >= im.Base+im.Size {
+			t.Errorf("the last write is %+v", last)
+		}
+		writes++
+	}
+	if len(im.Journal) != writes {
+		t.Fatalf("%d writes, not %d", len(im.Journal), writes)
+	}
+	for i, w := range target.Writes {
+		if j := im.Journal[i]; j.Address != w.Address+im.Bias || j.Length != w.Length || j.Old != w.Expected.String() {
+			t.Errorf("write %d is %+v, the manifest says %+v", i, j, w)
+		}
+	}
+}
+
+// A function that never returns cannot be replaced, but what it calls next can:
+// its own later calls would reach the replacement.
+func TestDispatchOfBusyFunction(t *testing.T) {
+	target, before, after := switching(t, "-DREST=50", "-DSTAYS=0", patchable)
+	for _, way := range trampoline.Dispatches {
+		t.Run(string(way), func(t *testing.T) {
+			s := start(t, target, "2")
+			s.turn(1)
+			_, err := Apply([]int{s.pid}, dispatched(t, way, "fix", target, before, after), Options{Timeout: 300 * time.Millisecond})
+			var busy *BusyError
+			if way.Switched() && err != nil || !way.Switched() && !errors.As(err, &busy) {
+				t.Fatalf("error %v", err)
+			}
+			if now, _, wrong := s.ask(); (now == 1) != way.Switched() || wrong != 0 {
+				t.Errorf("side %d, %d wrong", now, wrong)
+			}
+		})
+	}
+}
+
+// A loader that is stopped between any two writes leaves functions that are all
+// old or all new where a byte switches them.
+func TestDispatchIsAtomic(t *testing.T) {
+	for _, way := range []trampoline.Dispatch{trampoline.Gated, trampoline.Slot} {
+		t.Run(string(way), func(t *testing.T) {
+			target, before, after := switching(t, patchable)
+			pkg := dispatched(t, way, "fix", target, before, after)
+			s := start(t, target)
+			mem, err := os.Open(fmt.Sprintf("/proc/%d/mem", s.pid))
+			must(t, err)
+			defer mem.Close()
+			var reached [][]bool // by write: which functions lead to their replacements
+			opt := Options{Timeout: time.Minute}
+			var record *live.Record
+			opt.hook = func(name string) {
+				if name == "begun" || name == "written" {
+					record = recordOf(t, s.pid)
+					reached = append(reached, leadsToNew(t, &pkg.Manifest.Targets[0], record, mem))
+				}
+			}
+			_, err = Apply([]int{s.pid}, pkg, opt)
+			must(t, err)
+			for i, list := range reached {
+				for _, isNew := range list {
+					if isNew != (i == len(reached)-1) {
+						t.Errorf("after %d of %d writes: %v", i, len(reached)-1, list)
+						break
+					}
+				}
+			}
+			if n := len(record.Writes); len(reached) != n+1 {
+				t.Errorf("looked %d times at %d writes", len(reached), n)
+			}
+		})
+	}
+}
+
+func recordOf(t *testing.T, pid int) *live.Record {
+	t.Helper()
+	p, err := open(pid)
+	must(t, err)
+	defer p.close()
+	if len(p.patches.Records) != 1 {
+		t.Fatalf("%d records", len(p.patches.Records))
+	}
+	return p.patches.Records[0]
+}
+
+// leadsToNew tells of each function whether a call would reach its replacement
+// now, as memory has it: the entry is redirected and the byte is set.
+func leadsToNew(t *testing.T, target *manifest.Target, r *live.Record, mem io.ReaderAt) (list []bool) {
+	t.Helper()
+	set := false
+	for _, w := range r.Writes {
+		if b := []byte{0}; w.Function == live.Whole {
+			_, err := mem.ReadAt(b, int64(w.Addr))
+			must(t, err)
+			set = b[0] == 1
+		}
+	}
+	for i := range target.Functions {
+		f := &target.Functions[i]
+		_, _, ok := trampoline.FollowDispatch(elf.EM_X86_64, trampoline.Dispatch(f.Dispatch), r.Bias+f.Site.Address, func(addr uint64, n int) []byte {
+			b := make([]byte, n)
+			got, _ := mem.ReadAt(b, int64(addr))
+			return b[:got]
+		})
+		list = append(list, ok && set)
+	}
+	return list
+}
+
+// A package whose pieces lead elsewhere is refused before anything is mapped.
+func TestDispatchOfDamagedPackage(t *testing.T) {
+	for _, way := range []trampoline.Dispatch{trampoline.Gated, trampoline.Shared, trampoline.Slot} {
+		t.Run(string(way), func(t *testing.T) {
+			target, before, after := switching(t, patchable)
+			pkg := dispatched(t, way, "fix", target, before, after)
+			m := &pkg.Manifest.Targets[0]
+			m.Functions[0].Replacement, m.Functions[1].Replacement = m.Functions[1].Replacement, m.Functions[0].Replacement
+			m.Functions[0].NewSize, m.Functions[1].NewSize = m.Functions[1].NewSize, m.Functions[0].NewSize
+			s := start(t, target)
+			refused(t, s, refusal.PackageDamaged, apply(s, pkg, Options{}))
+		})
+	}
+}
