@@ -35,7 +35,15 @@ func patchOf(name string, sequence uint64, functions string, requires ...*Record
 	return r
 }
 
+// switched is such a patch that one byte of its own switches.
+func switched(name string, sequence uint64, functions string) *Record {
+	r := patchOf(name, sequence, functions)
+	r.Writes = append(r.Writes, Write{Function: Whole, Addr: r.Base + 0x800, Old: []byte{0}, New: []byte{1}})
+	return r
+}
+
 func TestPlan(t *testing.T) {
+	gate, other := switched("gate", 5, "fg"), switched("other", 6, "f")
 	a, b := patchOf("a", 1, "fg"), patchOf("b", 2, "f")
 	front, both := patchOf("front", 3, "F"), patchOf("both", 4, "fg")
 	for _, tc := range []struct {
@@ -54,6 +62,16 @@ func TestPlan(t *testing.T) {
 		{"in front", nil, []*Record{front}, "front f fb:fbfcfdfeff>e903000000; front f 100:0001>ebf9"},
 		{"no more in front", []*Record{front}, nil, "front f 100:ebf9>0001; front f fb:e903000000>fbfcfdfeff"},
 		{"to in front", []*Record{b}, []*Record{front}, "front f fb:fbfcfdfeff>e903000000; front f 100:e902>ebf9; b f 102:000000>020304"},
+		{"switched", nil, []*Record{gate}, "gate f 100:0001020304>e905000000; gate g 200:0001020304>e905000000; gate patch gate 5800:00>01"},
+		{"switched back", []*Record{gate}, nil, "gate patch gate 5800:01>00; gate g 200:e905000000>0001020304; gate f 100:e905000000>0001020304"},
+		{"switched, two images", nil, []*Record{other, switched("more", 7, "g")},
+			"other f 100:0001020304>e906000000; more g 200:0001020304>e907000000; other patch other 6800:00>01; more patch more 7800:00>01"},
+		{"switched in place of another", []*Record{a}, []*Record{gate},
+			"gate patch gate 5800:00>01; gate f 100:e901000000>e905000000; gate g 200:e901000000>e905000000"},
+		{"one switched in place of another", []*Record{gate}, []*Record{other},
+			"other patch other 6800:00>01; other f 100:e905000000>e906000000; gate patch gate 5800:01>00; gate g 200:e905000000>0001020304"},
+		{"switched on top", []*Record{gate}, []*Record{gate, other}, "other patch other 6800:00>01; other f 100:e905000000>e906000000"},
+		{"switched from the top", []*Record{gate, other}, []*Record{gate}, "gate f 100:e906000000>e905000000; other patch other 6800:01>00"},
 		{"from in front", []*Record{front}, []*Record{b}, "b f 100:ebf9020304>e902000000; front f fb:e903000000>fbfcfdfeff"},
 	} {
 		t.Run(tc.name, func(t *testing.T) {
@@ -186,8 +204,8 @@ func TestLeaving(t *testing.T) {
 		want          string
 	}{
 		{"apply", nil, []*Record{a}, "f (outlined) 900-910, f 100-105, f 100-140, g 200-205, g 200-240"},
-		{"revert", []*Record{a}, nil, "f 100-105, g 200-205, new f 1400-1420, new g 1440-1460, patch a 1400-1800"},
-		{"on top", []*Record{a}, []*Record{a, b}, "f 100-105, new f 1400-1420, patch a 1400-1800"},
+		{"revert", []*Record{a}, nil, "f 100-105, g 200-205, new f 1400-1420, new g 1440-1460, patch a 1400-1440, patch a 1440-1800"},
+		{"on top", []*Record{a}, []*Record{a, b}, "f 100-105, new f 1400-1420, patch a 1400-1440, patch a 1440-1800"},
 		{"from the top", []*Record{a, b}, []*Record{a}, "f 100-105, new f 2400-2420, patch b 2400-2800"},
 		{"nothing", []*Record{a}, []*Record{a}, ""},
 	} {
