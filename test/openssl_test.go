@@ -29,6 +29,10 @@ func TestLibcryptoFromSourcePatch(t *testing.T) {
 	if !shares(pkg, "rand_drbg_ossl_ctx_method") {
 		t.Error("the package does not use the static variable rand_drbg_ossl_ctx_method")
 	}
+	// Others only say at which line they are.
+	if n := len(pkg.Manifest.Targets[0].Functions); n != 3 {
+		t.Errorf("the package replaces %d functions, want ASN1_get_object, RAND_get0_public, RAND_get0_private", n)
+	}
 	program := filepath.Join(t.TempDir(), "asn1")
 	testkit.Run(t, testkit.Tool(t, "gcc"), "-O2", "-o", program, "programs/asn1.c", "-lcrypto", "-pthread")
 

@@ -296,13 +296,17 @@ func awaitHits(t *testing.T, c *respClient) {
 }
 
 // Debian's redis, from the source patch: a fix of redis 7.2.8, by which RANDOMKEY
-// ends when clients are paused and all keys have expired.
+// ends when clients are paused and all keys have expired; and one that was proposed
+// for redis (its pull request 10600), by which what FLUSHDB leaves to a thread
+// counts the expiry times too. The counts are static variables.
 func TestRedisFromSourcePatch(t *testing.T) {
 	dir := programFiles(t, "redis")
 	program := filepath.Join(dir, "program")
 	pkg := buildPackage(t, "programs/redis.patch", filepath.Join(dir, "source"), dir, program)
-	if !shares(pkg, "server") {
-		t.Error("the package does not use the variable server")
+	for _, name := range []string{"server", "lazyfree_objects", "lazyfreed_objects"} {
+		if !shares(pkg, name) {
+			t.Errorf("the package does not use the variable %s", name)
+		}
 	}
 	socket := filepath.Join(t.TempDir(), "redis.sock")
 	pid := startRedis(t, program, socket)
@@ -316,6 +320,21 @@ func TestRedisFromSourcePatch(t *testing.T) {
 		}
 	}
 	do("+OK", "SELECT", "5")
+	// flush empties the database of three keys, two of which expire, and looks at
+	// how many objects the thread says that it freed.
+	flush := func(want int64) {
+		t.Helper()
+		do("+OK", "FLUSHDB", "SYNC")
+		do("+OK", "SET", "lasting", "1")
+		do("+OK", "SET", "first", "1", "EX", "1000")
+		do("+OK", "SET", "second", "1", "EX", "1000")
+		before := counts(t, c)
+		do("+OK", "FLUSHDB", "ASYNC")
+		if freed := counts(t, c) - before; freed != want {
+			t.Fatalf("FLUSHDB freed %d objects, want %d", freed, want)
+		}
+	}
+	flush(3)
 	pages := executablePages(t, pid)
 	for i := range 3 {
 		do("$nil", "RANDOMKEY")
@@ -328,11 +347,13 @@ func TestRedisFromSourcePatch(t *testing.T) {
 		time.Sleep(100 * time.Millisecond)
 		do("$short", "RANDOMKEY")
 		do("+OK", "CLIENT", "UNPAUSE")
+		flush(5)
 		if _, err := process.Revert(pid, pkg.Manifest.Name, process.Options{}); err != nil {
 			t.Fatalf("round %d: revert: %v (%s)", i, err, process.StateOf(err))
 		}
 		comparePages(t, pages, executablePages(t, pid))
 		do("$nil", "GET", "short")
+		flush(3)
 	}
 	stopBenchmark()
 
@@ -350,4 +371,26 @@ func TestRedisFromSourcePatch(t *testing.T) {
 		t.Errorf("reverted, RANDOMKEY still ends: %s", got)
 	case <-time.After(2 * time.Second):
 	}
+}
+
+// counts waits until nothing is left to be freed, and returns how many objects were.
+func counts(t *testing.T, c *respClient) int64 {
+	t.Helper()
+	for deadline := time.Now().Add(20 * time.Second); ; time.Sleep(time.Millisecond) {
+		pending, err := c.stat("lazyfree_pending_objects")
+		if err != nil {
+			t.Fatal(err)
+		}
+		if pending == 0 {
+			break
+		}
+		if time.Now().After(deadline) {
+			t.Fatalf("%d objects are left to be freed", pending)
+		}
+	}
+	freed, err := c.stat("lazyfreed_objects")
+	if err != nil {
+		t.Fatal(err)
+	}
+	return freed
 }

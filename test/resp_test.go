@@ -103,7 +103,7 @@ func (c *respClient) integer(words ...string) (int64, error) {
 
 // stat returns one number of INFO.
 func (c *respClient) stat(name string) (int64, error) {
-	text, err := c.do("INFO", "stats")
+	text, err := c.do("INFO", "stats", "memory")
 	if err != nil {
 		return 0, err
 	}

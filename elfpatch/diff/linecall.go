@@ -149,6 +149,13 @@ func (s *side) findFile(p *piece, list []insn, call, arg int, out *passing) {
 		if err != nil || d.Flow == disasm.Call || d.Flow == disasm.IndirectCall {
 			return
 		}
+		// A function that passes its file several times may keep it in a register.
+		if to, from, ok := registerMove(s.f.Machine, s.bytesOf(p, list[k])); ok && out.beside == "" {
+			if a := argument(s.f.Machine, to); a >= 0 && (a == arg-1 || a == arg+1) {
+				out.beside = s.fileIn(p, list, k, from)
+				out.file = cmp.Or(out.file, out.beside)
+			}
+		}
 		for i := range refs {
 			name := s.sourceName(&refs[i])
 			function := refs[i].to != nil && refs[i].to.special != nil && strings.HasPrefix(refs[i].to.special.Name, "__func__") ||
@@ -169,6 +176,72 @@ func (s *side) findFile(p *piece, list []insn, call, arg int, out *passing) {
 			out.function = out.function || function && a >= 0 && a == arg-1
 		}
 	}
+}
+
+// fileIn is the name of a source file that a register holds at an instruction:
+// it is put there shortly before, or nothing else is ever put there, but for
+// what the caller had in it, which is restored at the end.
+func (s *side) fileIn(p *piece, list []insn, at, reg int) (name string) {
+	for k := at - 1; k >= 0 && k >= at-maxPassing; k-- {
+		if registerEffect(s.f.Machine, s.bytesOf(p, list[k])).writes>>reg&1 == 0 {
+			continue
+		}
+		if refs := s.refsOf(p, list[k]); len(refs) == 1 && s.sourceName(&refs[0]) != "" {
+			return s.sourceName(&refs[0])
+		}
+		break
+	}
+	for _, in := range list {
+		code := s.bytesOf(p, in)
+		if registerEffect(s.f.Machine, code).writes>>reg&1 == 0 || restores(s.f.Machine, code) {
+			continue
+		}
+		if _, from, ok := registerMove(s.f.Machine, code); ok && from == reg {
+			continue
+		}
+		refs := s.refsOf(p, in)
+		if len(refs) != 1 {
+			return ""
+		}
+		this := s.sourceName(&refs[0])
+		if this == "" || name != "" && this != name {
+			return ""
+		}
+		name = this
+	}
+	return name
+}
+
+// registerMove decodes an instruction that copies a whole register.
+func registerMove(m elf.Machine, code []byte) (to, from int, ok bool) {
+	if m == elf.EM_AARCH64 {
+		if len(code) != 4 {
+			return 0, 0, false
+		}
+		w := binary.LittleEndian.Uint32(code)
+		return int(w & 31), int(w >> 16 & 31), w&0xffe0ffe0 == 0xaa0003e0 // mov xd, xm
+	}
+	if len(code) != 3 || code[0]&0xf8 != 0x48 || code[2]>>6 != 3 {
+		return 0, 0, false
+	}
+	reg, rm := int(code[2]>>3&7|code[0]&4<<1), int(code[2]&7|code[0]&1<<3)
+	switch code[1] {
+	case 0x89: // mov %reg,%rm
+		return rm, reg, true
+	case 0x8b:
+		return reg, rm, true
+	}
+	return 0, 0, false
+}
+
+// restores reports an instruction that takes registers back from the stack.
+func restores(m elf.Machine, code []byte) bool {
+	if m == elf.EM_AARCH64 {
+		w := binary.LittleEndian.Uint32(code)
+		pair := w&0xfe400000 == 0xa8400000 // ldp x, x, [sp…]
+		return w>>5&31 == 31 && (pair || w&0xffc00000 == 0xf9400000 || w&0xffe00c00 == 0xf8400400)
+	}
+	return len(code) == 1 && code[0]&0xf8 == 0x58 || len(code) == 2 && code[0]&0xf0 == 0x40 && code[1]&0xf8 == 0x58 // pop
 }
 
 // isNameOf reports a reference to a string that is the name of a function:

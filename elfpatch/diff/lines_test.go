@@ -1,6 +1,7 @@
 package diff
 
 import (
+	"fmt"
 	"slices"
 	"strings"
 	"testing"
@@ -153,4 +154,70 @@ func FuzzLineTable(f *testing.F) {
 			l.at(text.Index, 7)
 		}
 	})
+}
+
+// A function that passes its file several times keeps the name in a register. The
+// last function is no such case: what it passes is a file only sometimes.
+func TestLinesBesideRegister(t *testing.T) {
+	const source = `
+extern char *copy(const char *, const char *file, int line);
+extern void drop(char *, const char *file, int line), seen(const char *file, int line, const char *func), fail(int);
+#line %d "case.c"
+int set(char **p, const char *s)
+{
+	char *d = 0;
+	if (s) {
+		d = copy(s, __FILE__, __LINE__);
+		if (!d) {
+			seen(__FILE__, __LINE__, __func__);
+			fail(7);
+			return 0;
+		}
+	}
+	drop(*p, __FILE__, __LINE__);
+	*p = d;
+	return 1;
+}
+void other(char **p, const char *s, int n)
+{
+	const char *name = s;
+	while (n--) {
+		drop(p[n], name, %d);
+		name = __FILE__;
+		fail(n);
+	}
+	drop(*p, name, 3);
+}
+`
+	for _, cc := range compilers {
+		t.Run(cc.name, func(t *testing.T) {
+			tool(t, cc.cc)
+			version := func(line, number int) *elfpatch.File {
+				f, _ := compile(t, cc.cc, "c", fmt.Sprintf(source, line, number), []string{"-O2", "-fPIC", "-ffunction-sections"})
+				return f
+			}
+			a := version(100, 500)
+			for _, tc := range []struct {
+				line, number, by int // of the other version, and what the patch says
+				want             string
+			}{
+				{106, 500, 6, ""}, {106, 500, 5, "set"}, {106, 506, 6, "other"}, {100, 506, 6, "other"},
+			} {
+				lines := &LineShift{Files: map[string][]Move{"case.c": {{Line: 50, By: tc.by}}}}
+				d, err := Compare(a, version(tc.line, tc.number), Options{Lines: lines})
+				if err != nil {
+					t.Fatal(err)
+				}
+				var changed []string
+				for _, f := range d.Funcs {
+					if f.Status != Same {
+						changed = append(changed, f.Name)
+					}
+				}
+				if got := strings.Join(changed, " "); got != tc.want {
+					t.Errorf("moved to %d, number %d, a patch that moves by %d: changed %q, want %q", tc.line, tc.number, tc.by, got, tc.want)
+				}
+			}
+		})
+	}
 }

@@ -39,7 +39,7 @@ func (s *side) sourceName(r *ref) string {
 	if len(b) < 3 || len(b) > 4096 {
 		return ""
 	}
-	if text := string(b); hasSuffix(text, ".c", ".h", ".S", ".rs", ".cc", ".inc") {
+	if text := string(b); hasSuffix(text, ".c", ".h", ".S", ".rs", ".inc", ".cc", ".cpp", ".cxx", ".c++", ".C", ".hh", ".hpp", ".hxx", ".h++", ".ipp", ".tcc") {
 		return text
 	}
 	return ""
