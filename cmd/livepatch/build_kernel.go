@@ -89,10 +89,17 @@ func (o *images) buildKernel(c *cli.Context, p *printer, record *manifest.Build)
 	if len(objects) == 0 {
 		return in, build.ErrNothingToPatch
 	}
-	if in, err = b.inputs(objects, lines); err != nil {
+	in, paths, err := b.inputs(objects, lines)
+	if err != nil {
 		return in, err
 	}
-	return in, b.record(record, objects)
+	described, err := kernelFiles(c, in.Kernel, b.site.image, b.site.files)
+	if err != nil {
+		return in, err
+	}
+	image := opened.Digest()
+	record.Inputs = append(append(record.Inputs, described...), manifest.Input{Role: "target", Name: filepath.Base(b.site.image), SHA256: image[:]})
+	return in, b.record(record, objects, paths)
 }
 
 // readAhead looks for the patch sites of the image while patches are read and
@@ -216,20 +223,21 @@ func (o *images) scratch() (string, error) {
 	return dir, nil
 }
 
-// inputs opens the objects and what they are linked into.
-func (b *kernelBuild) inputs(objects []*kbuild.Object, lines *diff.LineShift) (in build.Inputs, err error) {
+// inputs opens the objects and what they are linked into; modules are the files
+// of those.
+func (b *kernelBuild) inputs(objects []*kbuild.Object, lines *diff.LineShift) (in build.Inputs, modules []string, err error) {
 	in.Kernel = &build.Kernel{Image: b.image, Sites: b.sites, NoReplace: b.c.Bool("no-replace")}
 	pairs := map[string][]build.Pair{}
 	for _, o := range objects {
 		pair := build.Pair{OrigName: path.Base(o.Name), PatchedName: path.Base(o.Name), Lines: lines}
 		if pair.Plain, err = b.open(o.Plain); err != nil {
-			return in, err
+			return in, nil, err
 		}
 		if pair.Orig, err = b.open(o.Orig); err != nil {
-			return in, err
+			return in, nil, err
 		}
 		if pair.Patched, err = b.open(o.Patched); err != nil {
-			return in, err
+			return in, nil, err
 		}
 		pairs[o.Module] = append(pairs[o.Module], pair)
 	}
@@ -245,23 +253,21 @@ func (b *kernelBuild) inputs(objects []*kbuild.Object, lines *diff.LineShift) (i
 	}
 	files, err := b.moduleFiles(names)
 	if err != nil {
-		return in, err
+		return in, nil, err
 	}
 	for _, name := range slices.Sorted(mapKeys(files)) {
 		_, m, err := b.kernel(files[name])
 		switch {
 		case err != nil:
-			return in, err
+			return in, nil, err
 		case m == nil || m.Name != name:
-			return in, fmt.Errorf("read %s: this is not the module %s", files[name], name)
+			return in, nil, fmt.Errorf("read %s: this is not the module %s", files[name], name)
 		}
+		modules = append(modules, files[name])
 		paths = append(paths, targetPaths{file: files[name]})
 		in.Targets = append(in.Targets, build.Target{Name: filepath.Base(files[name]), Module: m, Pairs: pairs[name]})
 	}
-	if err := kernelFiles(b.c, in.Kernel, b.site.image, b.site.files); err != nil {
-		return in, err
-	}
-	return in, b.neighbours(&in, paths)
+	return in, modules, b.neighbours(&in, paths)
 }
 
 // moduleFiles finds the files of modules, by name.
@@ -289,39 +295,25 @@ func (b *kernelBuild) moduleFiles(names map[string]bool) (map[string]string, err
 	return files, nil
 }
 
-// record writes down what the package is made from.
-func (b *kernelBuild) record(record *manifest.Build, objects []*kbuild.Object) error {
+// record writes down what the package is made from, besides the kernel.
+func (b *kernelBuild) record(record *manifest.Build, objects []*kbuild.Object, modules []string) error {
 	record.Compiler = b.cc.Version
-	add := func(role, name, file string) error {
-		if file == "" {
-			return nil
+	add := func(role, name, file string) {
+		in := b.input(role, file)
+		in.Name = name
+		record.Inputs = append(record.Inputs, in)
+	}
+	return image.Guard(func() error {
+		for _, o := range objects {
+			add("before", o.Name, o.Orig)
+			add("after", o.Name, o.Patched)
+			add("plain", o.Name, o.Plain)
+			record.Units = append(record.Units, manifest.Unit{Source: o.Source, Object: path.Base(o.Name), Flags: o.Flags})
 		}
-		data, err := readFile(file)
-		if err == nil {
-			record.Inputs = append(record.Inputs, inputOf(role, name, data))
+		for _, file := range modules {
+			add("target", filepath.Base(file), file)
 		}
-		return err
-	}
-	var errs []error
-	modules := map[string]bool{}
-	for _, o := range objects {
-		errs = append(errs, add("before", o.Name, o.Orig), add("after", o.Name, o.Patched), add("plain", o.Name, o.Plain))
-		record.Units = append(record.Units, manifest.Unit{Source: o.Source, Object: path.Base(o.Name), Flags: o.Flags})
-		if o.Module != kbuild.Vmlinux {
-			modules[o.Module] = true
-		}
-	}
-	files, err := b.moduleFiles(modules)
-	errs = append(errs, err, add("target", filepath.Base(b.site.image), b.site.image))
-	for _, name := range slices.Sorted(mapKeys(files)) {
-		errs = append(errs, add("target", filepath.Base(files[name]), files[name]))
-	}
-	f := b.site.files
-	for _, x := range []struct{ role, name, file string }{
-		{"config", "config-" + b.image.Release, f.config}, {"symvers", "Module.symvers", f.symvers}, {"btf", "btf", f.btf}, {"objtool", "objtool", f.objtool},
-	} {
-		errs = append(errs, add(x.role, x.name, x.file))
-	}
-	manifest.SortInputs(record.Inputs)
-	return errors.Join(errs...)
+		manifest.SortInputs(record.Inputs)
+		return nil
+	})
 }

@@ -97,6 +97,11 @@ func complete(app *cli.App, words []string, w io.Writer) {
 			fmt.Fprintf(w, "%s\t%s\n", word, usage)
 		}
 	}
+	if len(before) == 0 && strings.HasPrefix(last, "-") {
+		offer("--help", "show help")
+		offer("--version", "print the version")
+		return
+	}
 	if len(before) == 0 || before[0] == "help" {
 		for _, cmd := range app.Commands {
 			if !cmd.Hidden && len(before) < 2 {

@@ -22,6 +22,8 @@ func completions(words ...string) string {
 
 func TestComplete(t *testing.T) {
 	for _, tc := range []struct{ words, want string }{
+		{"-", "--help --version"},
+		{"--v", "--version"},
 		{"ins", "inspect"},
 		{"com", "completion"},
 		{"zzz", ""},

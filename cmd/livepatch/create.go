@@ -9,6 +9,7 @@ import (
 
 	"github.com/urfave/cli/v2"
 
+	"livepatch/elfpatch/diff"
 	"livepatch/internal/build"
 	"livepatch/internal/check"
 	"livepatch/internal/image"
@@ -27,6 +28,7 @@ func createCommand() *cli.Command {
 			&cli.GenericFlag{Name: "target", Value: order.flag("target"), Usage: "executable, library, kernel image or module `FILE` to patch; repeatable"},
 			&cli.GenericFlag{Name: "pair", Value: order.flag("pair"), Usage: "`ORIG.o=PATCHED.o`, objects of the --target before; repeatable"},
 			&cli.GenericFlag{Name: "debug", Value: order.flag("debug"), Usage: "separate debug `FILE` of the --target before"},
+			&cli.StringFlag{Name: "patch", Usage: "source patch `FILE` that the pairs come from: functions of which it only moved lines are left alone"},
 			&cli.StringFlag{Name: "name", Usage: "`NAME` of the patch (default: that of the package file)"},
 			dispatchFlag(), allowFlag(), signFlag(), reportFlag(), jsonFlag(),
 		}, createKernelFlags()...),
@@ -141,10 +143,37 @@ func create(c *cli.Context, order *inputOrder) error {
 	}
 	in.Name, in.Version, in.Dispatch = packageName(c), version, way
 	in.Allow = allow
-	if in.Record, err = opened.record(c, targets, in.Kernel); err != nil {
+	patches, err := useLines(c.String("patch"), &in)
+	if err != nil {
 		return err
 	}
-	return makePackage(c, p, in, key, nil)
+	if err := opened.record(targets, in.Record); err != nil {
+		return err
+	}
+	return makePackage(c, p, in, key, patches)
+}
+
+// useLines tells each pair how a source patch moved lines. It returns the patch,
+// for the page.
+func useLines(file string, in *build.Inputs) ([]string, error) {
+	if file == "" {
+		return nil, nil
+	}
+	b, err := readFile(file)
+	if err != nil {
+		return nil, err
+	}
+	lines, err := diff.ParseLines(b)
+	if err != nil {
+		return nil, fmt.Errorf("read %s: %w", file, err)
+	}
+	for _, t := range in.Targets {
+		for i := range t.Pairs {
+			t.Pairs[i].Lines = lines
+		}
+	}
+	in.Record.Inputs = append(in.Record.Inputs, inputOf("patch", filepath.Base(file), b))
+	return []string{file}, nil
 }
 
 // inputs opens the targets: those of a kernel, or programs.
@@ -161,6 +190,7 @@ func (o *images) inputs(c *cli.Context, targets []targetPaths) (in build.Inputs,
 			return in, hintHelp(usageErrorf("--%s is for kernels; no --target is one", f.Names()[0]), c.Command)
 		}
 	}
+	in.Record = &manifest.Build{}
 	for _, t := range targets {
 		if len(t.pairs) == 0 {
 			return in, hintHelp(usageErrorf("--target %s has no --pair after it", t.file), c.Command)

@@ -1,6 +1,7 @@
 package main
 
 import (
+	"cmp"
 	"debug/elf"
 	"errors"
 	"fmt"
@@ -62,7 +63,8 @@ func (o *images) kernelInputs(c *cli.Context, targets []targetPaths) (in build.I
 		return in, hintHelp(usageErrorf("no --target has a --pair after it"), c.Command)
 	}
 	files := kernelPaths{symvers: c.String("symvers"), btf: c.String("btf"), objtool: c.String("objtool"), config: c.String("config")}
-	if err := kernelFiles(c, in.Kernel, imagePath, files); err != nil {
+	in.Record = &manifest.Build{}
+	if in.Record.Inputs, err = kernelFiles(c, in.Kernel, imagePath, files); err != nil {
 		return in, err
 	}
 	return in, o.neighbours(&in, targets)
@@ -140,36 +142,51 @@ func moduleTree(path string) string {
 // kernelPaths are the files that describe a kernel; "" for those not given.
 type kernelPaths struct{ symvers, btf, objtool, config string }
 
-// kernelFiles reads the files that describe the kernel of an image.
-func kernelFiles(c *cli.Context, k *build.Kernel, path string, files kernelPaths) error {
+// kernelFiles reads the files that describe the kernel of an image, and returns
+// the record of them. Their names in it do not depend on where they are.
+func kernelFiles(c *cli.Context, k *build.Kernel, imagePath string, files kernelPaths) (record []manifest.Input, err error) {
 	if f := c.String("flavour"); f != "auto" && f != manifest.FlavourKLP {
-		return hinted(usageErrorf("--flavour %q is not known", f), "known: auto, %s", manifest.FlavourKLP)
+		return nil, hinted(usageErrorf("--flavour %q is not known", f), "known: auto, %s", manifest.FlavourKLP)
+	}
+	read := func(role, name, file string) ([]byte, error) {
+		b, err := readFile(file)
+		if err == nil {
+			record = append(record, inputOf(role, name, b))
+		}
+		return b, err
 	}
 	if f := files.symvers; f != "" {
-		var err error
-		if k.Symvers, err = readSymvers(f); err != nil {
-			return err
+		b, err := read("symvers", "Module.symvers", f)
+		if err != nil {
+			return nil, err
+		}
+		if k.Symvers, err = kimage.ParseSymvers(b); err != nil {
+			return nil, fmt.Errorf("read %s: %w", f, err)
 		}
 	}
 	if f := files.btf; f != "" {
-		b, err := readFile(f)
+		b, err := read("btf", "btf", f)
 		if err != nil {
-			return err
+			return nil, err
 		}
 		if k.ABI, err = kimage.ABIFromBTF(b, k.Image.Machine); err != nil {
-			return fmt.Errorf("read %s: %w", f, err)
+			return nil, fmt.Errorf("read %s: %w", f, err)
 		}
 	}
 	for _, s := range c.StringSlice("state") {
 		state, err := parseState(s)
 		if err != nil {
-			return err
+			return nil, err
 		}
 		k.States = append(k.States, state)
 	}
-	config, err := kernelConfig(files.config, path, k.Image.Release)
-	if err != nil {
-		return err
+	var config kmod.Config
+	if f := cmp.Or(files.config, foundConfig(imagePath, k.Image.Release)); f != "" {
+		b, err := read("config", "config-"+k.Image.Release, f)
+		if err != nil {
+			return nil, err
+		}
+		config = kmod.ParseConfig(b)
 	}
 	if config.On("EXTENDED_MODVERSIONS") {
 		k.Versions = kmod.ExtendedVersions
@@ -178,9 +195,12 @@ func kernelFiles(c *cli.Context, k *build.Kernel, path string, files kernelPaths
 		k.Versions |= kmod.BasicVersions
 	}
 	if err := useObjtool(k, files.objtool, config); err != nil {
-		return err
+		return nil, err
 	}
-	return useKey(k, c.String("module-key"), c.String("module-cert"), config["MODULE_SIG_HASH"])
+	if k.Objtool != nil {
+		record = append(record, manifest.Input{Role: "objtool", Name: "objtool", SHA256: k.ObjtoolDigest})
+	}
+	return record, useKey(k, c.String("module-key"), c.String("module-cert"), config["MODULE_SIG_HASH"])
 }
 
 // parseState reads "ID" or "ID=VERSION".
@@ -195,27 +215,6 @@ func parseState(s string) (manifest.KernelState, error) {
 		return manifest.KernelState{}, usageErrorf("--state %q is not ID or ID=VERSION", s)
 	}
 	return manifest.KernelState{ID: i, Version: uint32(v)}, nil
-}
-
-// kernelConfig reads the configuration of a kernel: the file given, or that
-// which distributions put beside the image, in /boot or with the headers. Nil
-// if there is none.
-func kernelConfig(path, imagePath, release string) (kmod.Config, error) {
-	if path != "" {
-		b, err := readFile(path)
-		if err != nil {
-			return nil, err
-		}
-		return kmod.ParseConfig(b), nil
-	}
-	if path = foundConfig(imagePath, release); path == "" {
-		return nil, nil
-	}
-	b, err := readFile(path)
-	if err != nil {
-		return nil, err
-	}
-	return kmod.ParseConfig(b), nil
 }
 
 // foundConfig is where the configuration of a kernel is found if none is

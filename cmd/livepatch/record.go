@@ -5,17 +5,13 @@ import (
 	"path/filepath"
 	"slices"
 
-	"github.com/urfave/cli/v2"
-
-	"livepatch/internal/build"
 	"livepatch/internal/image"
 	"livepatch/manifest"
 )
 
-// record begins the manifest's record of a package that create makes: the
+// record adds to the manifest's record of a package that create makes the
 // digests of all files that it is made from.
-func (o *images) record(c *cli.Context, targets []targetPaths, k *build.Kernel) (*manifest.Build, error) {
-	r := &manifest.Build{}
+func (o *images) record(targets []targetPaths, r *manifest.Build) error {
 	err := image.Guard(func() error {
 		for _, t := range targets {
 			r.Inputs = append(r.Inputs, o.input("target", t.file))
@@ -29,16 +25,8 @@ func (o *images) record(c *cli.Context, targets []targetPaths, k *build.Kernel) 
 		r.Inputs = append(r.Inputs, o.unnamed(r.Inputs)...)
 		return nil
 	})
-	if err != nil {
-		return nil, err
-	}
-	if k != nil {
-		if err := o.kernelRecord(c, k, r); err != nil {
-			return nil, err
-		}
-	}
 	manifest.SortInputs(r.Inputs)
-	return r, nil
+	return err
 }
 
 // opened is a file that is open, and what it holds.
@@ -79,44 +67,6 @@ func (o *images) unnamed(named []manifest.Input) (out []manifest.Input) {
 		out = append(out, o.input("target", m.Path))
 	}
 	return out
-}
-
-// imagePath is the file of the kernel image.
-func (o *images) imagePath() string {
-	for _, f := range *o {
-		if k, ok := f.(*image.Kernel); ok {
-			return k.Path
-		}
-	}
-	return ""
-}
-
-// kernelRecord adds the files that describe a kernel.
-func (o *images) kernelRecord(c *cli.Context, k *build.Kernel, r *manifest.Build) error {
-	add := func(role, path string) error {
-		if path == "" {
-			return nil
-		}
-		b, err := readFile(path)
-		if err != nil {
-			return err
-		}
-		r.Inputs = append(r.Inputs, inputOf(role, filepath.Base(path), b))
-		return nil
-	}
-	config := c.String("config")
-	if config == "" {
-		config = foundConfig(o.imagePath(), k.Image.Release)
-	}
-	for _, f := range [][2]string{{"symvers", c.String("symvers")}, {"btf", c.String("btf")}, {"config", config}} {
-		if err := add(f[0], f[1]); err != nil {
-			return err
-		}
-	}
-	if k.Objtool != nil {
-		r.Inputs = append(r.Inputs, manifest.Input{Role: "objtool", Name: filepath.Base(c.String("objtool")), SHA256: k.ObjtoolDigest})
-	}
-	return nil
 }
 
 // inputOf is the record of an input whose bytes are at hand.
