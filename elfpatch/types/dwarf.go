@@ -27,6 +27,10 @@ type dwarfGraph struct {
 	nodes map[ref]*node
 	funcs map[string]*bodies
 	vars  map[string]ref
+
+	// names are the symbols of functions by address: gcc gives no linkage name to
+	// static functions of C++.
+	names map[uint64][]string
 }
 
 // bodies are the entries of a function.
@@ -48,7 +52,7 @@ func openDWARF(f *elfpatch.File) (*dwarfGraph, error) {
 
 func loadDWARF(f *elfpatch.File) (*dwarfGraph, error) {
 	get := map[string][]byte{}
-	for _, name := range []string{"abbrev", "info", "str", "addr", "line_str", "str_offsets", "rnglists"} {
+	for _, name := range []string{"abbrev", "info", "str", "addr", "line_str", "str_offsets", "rnglists", "ranges"} {
 		b, err := contents(f, ".debug_"+name)
 		if err != nil {
 			return nil, err
@@ -58,7 +62,7 @@ func loadDWARF(f *elfpatch.File) (*dwarfGraph, error) {
 	if len(get["info"]) == 0 || len(get["abbrev"]) == 0 {
 		return nil, ErrNoTypes
 	}
-	data, err := dwarf.New(get["abbrev"], nil, nil, get["info"], nil, nil, nil, get["str"])
+	data, err := dwarf.New(get["abbrev"], nil, nil, get["info"], nil, nil, get["ranges"], get["str"])
 	if err != nil {
 		return nil, err
 	}
@@ -67,7 +71,7 @@ func loadDWARF(f *elfpatch.File) (*dwarfGraph, error) {
 			return nil, err
 		}
 	}
-	g := &dwarfGraph{data: data, r: data.Reader(), left: min(maxEntries, readsPerByte*len(get["info"])), nodes: map[ref]*node{}, funcs: map[string]*bodies{}, vars: map[string]ref{}}
+	g := &dwarfGraph{data: data, r: data.Reader(), left: min(maxEntries, readsPerByte*len(get["info"])), nodes: map[ref]*node{}, funcs: map[string]*bodies{}, vars: map[string]ref{}, names: functionNames(f)}
 	return g, nil
 }
 
@@ -89,6 +93,11 @@ func (g *dwarfGraph) index() error {
 				return err
 			}
 			g.addFunction(name, e)
+			for _, symbol := range g.symbols(e) {
+				if symbol = stem(symbol); symbol != name {
+					g.addFunction(symbol, e)
+				}
+			}
 		case dwarf.TagVariable:
 			name, err := g.linkName(e)
 			if err != nil {
@@ -250,17 +259,38 @@ func (g *dwarfGraph) linkName(e *dwarf.Entry) (string, error) {
 	return name, err
 }
 
+// symbols are the names of the code of a function.
+func (g *dwarfGraph) symbols(e *dwarf.Entry) []string {
+	if at, ok := e.Val(dwarf.AttrLowpc).(uint64); ok {
+		return g.names[at]
+	}
+	if e.Val(dwarf.AttrRanges) == nil {
+		return nil
+	}
+	ranges, err := g.data.Ranges(e)
+	if err != nil || len(ranges) == 0 {
+		return nil
+	}
+	return g.names[ranges[0][0]]
+}
+
+// stem is the name of a function of which a symbol is a clone ("f.isra.0").
+func stem(symbol string) string {
+	s, _, _ := strings.Cut(symbol, ".")
+	return s
+}
+
 // lookup finds a function by its symbol: that of a clone has a suffix ("f.isra.0").
 func (g *dwarfGraph) lookup(name string) *bodies {
 	if b := g.funcs[name]; b != nil {
 		return b
 	}
-	stem, _, _ := strings.Cut(name, ".")
-	if b := g.funcs[stem]; b != nil {
+	name = stem(name)
+	if b := g.funcs[name]; b != nil {
 		return b
 	}
 	for _, n := range unified {
-		if b := g.funcs[strings.Replace(stem, n[0], n[1], 1)]; b != nil {
+		if b := g.funcs[strings.Replace(name, n[0], n[1], 1)]; b != nil {
 			return b
 		}
 	}

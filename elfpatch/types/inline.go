@@ -32,8 +32,11 @@ func Inlined(f *elfpatch.File, names map[string]bool) ([]Copy, error) {
 	if err != nil {
 		return nil, err
 	}
-	s := &copies{g: g, names: names, known: map[ref]string{}, seen: map[Copy]bool{}}
+	s := &copies{g: g, names: names, known: map[ref]string{}}
 	if err := s.scan(); err != nil {
+		return nil, err
+	}
+	if err := s.resolve(); err != nil {
 		return nil, err
 	}
 	slices.SortFunc(s.out, func(a, b Copy) int {
@@ -62,9 +65,15 @@ type copies struct {
 	g     *dwarfGraph
 	names map[string]bool
 	known map[ref]string // names of functions by their entries
-	seen  map[Copy]bool
+	found []inlined
 	out   []Copy
 	unit  string
+}
+
+// inlined is a copy of the function of an entry.
+type inlined struct {
+	origin     ref
+	into, unit string
 }
 
 // scan goes through the functions of all units.
@@ -97,34 +106,37 @@ func (s *copies) scan() error {
 
 // function notes what is inlined into a function.
 func (s *copies) function(e *dwarf.Entry) error {
-	e, err := s.g.entry(ref(e.Offset))
+	into, err := s.g.linkName(e)
 	if err != nil {
 		return err
 	}
-	var origins []ref
-	err = s.g.children(e, func(c *dwarf.Entry) bool {
+	if symbols := s.g.symbols(e); len(symbols) > 0 && !slices.Contains(symbols, into) {
+		into = stem(symbols[0])
+	}
+	if at, ok := completes(e); ok {
+		s.known[at] = into // what its copies refer to
+	}
+	if e, err = s.g.entry(ref(e.Offset)); err != nil {
+		return err
+	}
+	return s.g.children(e, func(c *dwarf.Entry) bool {
 		if off, ok := c.Val(dwarf.AttrAbstractOrigin).(dwarf.Offset); ok && c.Tag == dwarf.TagInlinedSubroutine {
-			origins = append(origins, ref(off))
+			s.found = append(s.found, inlined{ref(off), into, s.unit})
 		}
 		return c.Tag == dwarf.TagInlinedSubroutine || c.Tag == dwarf.TagLexDwarfBlock
 	})
-	if err != nil {
-		return err
-	}
-	for _, at := range origins {
-		name, err := s.nameOf(at)
+}
+
+// resolve keeps the copies of functions that were asked for, each once.
+func (s *copies) resolve() error {
+	seen := map[Copy]bool{}
+	for _, x := range s.found {
+		name, err := s.nameOf(x.origin)
 		if err != nil {
 			return err
 		}
-		if !s.names[name] {
-			continue
-		}
-		into, err := s.g.linkName(e)
-		if err != nil {
-			return err
-		}
-		if c := (Copy{name, into, s.unit}); !s.seen[c] {
-			s.seen[c] = true
+		if c := (Copy{name, x.into, x.unit}); s.names[name] && !seen[c] {
+			seen[c] = true
 			s.out = append(s.out, c)
 		}
 	}

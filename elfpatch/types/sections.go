@@ -52,13 +52,14 @@ func contents(f *elfpatch.File, name string) ([]byte, error) {
 	return relocated(f, data, rels)
 }
 
-// relocated fills in what refers to debug information. Addresses of code and
-// data stay 0: names say what they are about.
+// relocated fills in what refers to debug information, and to code and data as
+// if their sections stood behind each other (see bases).
 func relocated(f *elfpatch.File, data []byte, rels []elfpatch.Rela) ([]byte, error) {
 	copied := false
+	base := bases(f)
 	for i, r := range rels {
 		sym := &f.Symbols[r.Symbol]
-		if sym.Section <= 0 || f.Sections[sym.Section].Flags&elf.SHF_ALLOC != 0 {
+		if sym.Section <= 0 {
 			continue
 		}
 		info, ok := elfpatch.RelocInfo(f.Machine, r.Type)
@@ -71,11 +72,37 @@ func relocated(f *elfpatch.File, data []byte, rels []elfpatch.Rela) ([]byte, err
 		if !copied {
 			data, copied = slices.Clone(data), true
 		}
-		if err := elfpatch.ApplyReloc(f.Machine, r.Type, data[r.Offset:], 0, sym.Value, r.Addend); err != nil {
+		if err := elfpatch.ApplyReloc(f.Machine, r.Type, data[r.Offset:], 0, base[sym.Section]+sym.Value, r.Addend); err != nil {
 			return nil, fmt.Errorf("relocation %d: %w", i, err)
 		}
 	}
 	return data, nil
+}
+
+// bases gives each section of an object that is loaded an address of its own.
+// The others begin at 0.
+func bases(f *elfpatch.File) []uint64 {
+	out := make([]uint64, len(f.Sections))
+	next := uint64(1)
+	for i, s := range f.Sections {
+		if f.Type == elf.ET_REL && s.Flags&elf.SHF_ALLOC != 0 {
+			out[i] = next
+			next += min(s.Size, maxDebug) + 1
+		}
+	}
+	return out
+}
+
+// functionNames are the symbols of functions, by address.
+func functionNames(f *elfpatch.File) map[uint64][]string {
+	out := map[uint64][]string{}
+	base := bases(f)
+	for _, s := range f.Symbols {
+		if s.Type == elf.STT_FUNC && s.Section > 0 {
+			out[base[s.Section]+s.Value] = append(out[base[s.Section]+s.Value], s.Name)
+		}
+	}
+	return out
 }
 
 // unpack reads a compressed section. Neither form packs zeros tighter than a

@@ -23,6 +23,7 @@ var flavours = map[string]struct {
 	"gcc-5":         {elf.EM_X86_64, false, "-gdwarf-5", false},
 	"gcc-4":         {elf.EM_X86_64, false, "-gdwarf-4", false},
 	"gcc-packed":    {elf.EM_X86_64, false, "-gdwarf-5 -gz=zlib", true},
+	"gcc-zstd":      {elf.EM_X86_64, false, "-gdwarf-5", true}, // packed by objcopy: gcc 12 has no -gz=zstd
 	"gcc-sections":  {elf.EM_X86_64, false, "-gdwarf-5 -ffunction-sections -fdata-sections", true},
 	"gcc-btf":       {elf.EM_X86_64, false, "-gbtf -Wno-attributes", false},
 	"clang-5":       {elf.EM_X86_64, true, "-gdwarf-5", false},
@@ -49,6 +50,12 @@ func compile(t testing.TB, flavour, file, source string) *elfpatch.File {
 		t.Fatal(err)
 	}
 	testkit.Run(t, cc, append(strings.Fields("-O2 -c "+f.flags), "-o", obj, src)...)
+	if flavour == "gcc-zstd" {
+		testkit.Run(t, testkit.Tool(t, "objcopy"), "--compress-debug-sections=zstd", obj)
+		if s := testkit.ELF(t, obj).Section(".debug_info"); s.Flags&elf.SHF_COMPRESSED == 0 || le.Uint32(s.Data) != 2 {
+			t.Fatal("objcopy does not pack with zstd")
+		}
+	}
 	return testkit.ELF(t, obj)
 }
 

@@ -192,8 +192,12 @@ func (f *function) row(r diff.Row, first bool) row {
 // tokens are what a difference of two instructions is told by.
 var tokens = regexp.MustCompile(`[0-9A-Za-z_.$%]+|\s+|.`)
 
-// marked splits two texts where they begin and end to differ.
+// marked splits two texts where they begin and end to differ. If they are the
+// same, both refer to something without a name, such as a table of a switch.
 func marked(old, now string) (operands, operands) {
+	if old == now {
+		return operands{Differs: old}, operands{Differs: now, After: " (what it refers to differs)"}
+	}
 	x, y := tokens.FindAllString(old, -1), tokens.FindAllString(now, -1)
 	head := 0
 	for head < len(x) && head < len(y) && x[head] == y[head] {

@@ -33,7 +33,7 @@ func TestMarked(t *testing.T) {
 	for _, tc := range []struct{ old, now, want, want2 string }{
 		{"mov $0x7,%esi", "mov $0x9,%esi", "mov [$0x7],%esi", "mov [$0x9],%esi"},
 		{"add %rsi,%rax", "lea (%rsi),%rax", "[add %rsi],%rax", "[lea (%rsi)],%rax"},
-		{"ret", "ret", "ret[]", "ret[]"},
+		{"lea table(%rip),%rax", "lea table(%rip),%rax", "[lea table(%rip),%rax]", "[lea table(%rip),%rax] (what it refers to differs)"},
 		{"call a", "call a {x}", "call a[]", "call a[ {x}]"},
 	} {
 		a, b := marked(tc.old, tc.now)

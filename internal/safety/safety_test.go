@@ -221,6 +221,40 @@ func TestInlined(t *testing.T) {
 	}
 }
 
+// Static functions of C++ and clones of functions, to which gcc gives no linkage
+// name: what they use is compared, and they are told from their callers.
+func TestCPlusPlus(t *testing.T) {
+	const source = `
+struct shape { int side; int depth; };
+extern void see(int);
+static int twice(const shape &s) { see(1); see(2); return s.side * 2; }
+static __attribute__((noinline)) int area(const shape &s, int n) { see(n); return s.side * s.depth; }
+namespace { __attribute__((noinline)) int step(const shape &s, int by) { see(by); return s.depth + by; } }
+int use(const shape &s) { return area(s, 3) + step(s, 7) + twice(s); }
+int again(const shape &s) { return area(s, 3) - step(s, 7) - twice(s); }
+`
+	for _, cc := range []string{"g++", "clang++"} {
+		t.Run(cc, func(t *testing.T) {
+			judged := func(edits ...string) []string {
+				flags := []string{"-x", "c++"}
+				before, after := compile(t, cc, source, flags...), compile(t, cc, strings.NewReplacer(edits...).Replace(source), flags...)
+				d, err := diff.Compare(before, after, diff.Options{Name: "unit.o"})
+				if err != nil {
+					t.Fatal(err)
+				}
+				return text(Judge(Pair{Name: "unit.o", Delta: d}))
+			}
+			if got := judged("s.side * s.depth", "s.side + s.depth", "s.depth + by", "s.depth - by"); len(got) > 0 {
+				t.Errorf("got\n%s", strings.Join(got, "\n"))
+			}
+			got := judged("int side; int depth;", "int depth; int side;")
+			if len(got) != 1 || !strings.HasPrefix(got[0], "refuse unit.o: ") || !strings.Contains(got[0], "struct shape: ") || !strings.Contains(got[0], "field side moved from offset 0x0 to 0x4") {
+				t.Errorf("fields moved: %s", strings.Join(got, "\n"))
+			}
+		})
+	}
+}
+
 // Each row of the tables has a source, is found by its own name, and stands
 // behind none that hides it.
 func TestTables(t *testing.T) {
