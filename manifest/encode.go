@@ -2,6 +2,7 @@ package manifest
 
 import (
 	"bytes"
+	"crypto/sha256"
 	"encoding/hex"
 	"encoding/json"
 	"fmt"
@@ -45,6 +46,13 @@ func Encode(m *Manifest) ([]byte, error) {
 		return nil, fmt.Errorf("encode manifest: %w", err)
 	}
 	return marshal(m)
+}
+
+// Digest is the SHA-256 of the encoding of a manifest. As that holds the digests
+// of all payloads, it stands for the package whether that is signed or not.
+func Digest(m *Manifest) ([sha256.Size]byte, error) {
+	b, err := Encode(m)
+	return sha256.Sum256(b), err
 }
 
 func marshal(m *Manifest) ([]byte, error) {

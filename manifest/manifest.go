@@ -15,8 +15,19 @@ type Manifest struct {
 	Name    string   `json:"name"`   // of the patch: [A-Za-z0-9][A-Za-z0-9._-]*
 	Tool    Tool     `json:"tool"`
 	Targets []Target `json:"targets"` // at least one, or none and Kernel
+
+	// Requires are the packages that this one builds on: they are applied
+	// before it, and it may replace functions that they have replaced.
+	Requires []Requirement `json:"requires,omitempty"`
+
 	Kernel  *Kernel  `json:"kernel,omitempty"`
 	Build   *Build   `json:"build,omitempty"` // how the package was made
+}
+
+// Requirement is another package, signed or not.
+type Requirement struct {
+	Name   string `json:"name"`   // of its patch
+	SHA256 Hex    `json:"sha256"` // Digest of its manifest
 }
 
 // Tool names the program that wrote the package.

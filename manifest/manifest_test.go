@@ -15,6 +15,12 @@ func fill(n int, b byte) Hex { return bytes.Repeat([]byte{b}, n) }
 
 // sample is a manifest that uses every part of the format on x86-64.
 func sample() *Manifest {
+	m := bare()
+	m.Requires = []Requirement{{Name: "earlier", SHA256: fill(32, 9)}, {Name: "first", SHA256: fill(32, 8)}}
+	return m
+}
+
+func bare() *Manifest {
 	return &Manifest{
 		Format: Format, Name: "fix-1.0", Tool: Tool{"livepatch", "0.1.0"},
 		Targets: []Target{{

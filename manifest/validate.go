@@ -1,6 +1,8 @@
 package manifest
 
 import (
+	"bytes"
+	"crypto/sha256"
 	"fmt"
 	"math"
 	"slices"
@@ -15,6 +17,7 @@ const (
 	MaxName     = 128      // bytes of a patch name
 	MaxText     = 4096     // bytes of any other string; C++ symbol names get long
 	MaxTargets  = 64       // files in one patch
+	MaxRequires = 64       // packages that one builds on
 	MaxList     = 1 << 16  // functions, variables, imports or writes of one target
 	MaxPayload  = 64 << 20 // bytes of one payload
 	MinPayload  = 64       // bytes: the header of an ELF64 file
@@ -119,6 +122,7 @@ func (m *Manifest) Validate() error {
 		c.target(at, &m.Targets[i], fmt.Sprintf("payload/%d.o", i))
 	}
 	c.sameFiles(m.Targets)
+	c.requires(m)
 	if m.Build != nil {
 		c.build("build", m.Build)
 	}
@@ -126,6 +130,24 @@ func (m *Manifest) Validate() error {
 		return nil
 	}
 	return &InvalidError{c.problems}
+}
+
+func (c *checker) requires(m *Manifest) {
+	most := MaxRequires
+	if m.Kernel != nil {
+		most = 0 // the kernel knows no such order
+	}
+	c.count("requires", len(m.Requires), 0, most)
+	for i, r := range m.Requires {
+		at := fmt.Sprintf("requires[%d]", i)
+		if !validName(r.Name) {
+			c.add(at+".name", "%.40q is not a patch name", r.Name)
+		}
+		c.bytes(at+".sha256", r.SHA256, sha256.Size)
+		if slices.ContainsFunc(m.Requires[:i], func(o Requirement) bool { return bytes.Equal(o.SHA256, r.SHA256) }) {
+			c.add(at+".sha256", "is required twice")
+		}
+	}
 }
 
 type checker struct{ problems []Problem }

@@ -60,6 +60,7 @@ func commands() []*cli.Command {
 		keygenCommand(),
 		signCommand(),
 		applyCommand(),
+		retargetCommand(),
 		revertCommand(),
 		runCommand(),
 		scanCommand(),

@@ -28,7 +28,7 @@ func buildCommand() *cli.Command {
 			&cli.StringFlag{Name: "patch-version", Usage: "`VERSION` of the patch, for the manifest"},
 			&cli.StringFlag{Name: "description", Usage: "one line of `TEXT` for the manifest"},
 			&cli.StringSliceFlag{Name: "cve", Usage: "`ID` of what the patch fixes, CVE-2024-1234; repeatable"},
-			dispatchFlag(), allowFlag(), signFlag(), reportFlag(), jsonFlag(),
+			dispatchFlag(), requiresFlag(), allowFlag(), signFlag(), reportFlag(), jsonFlag(),
 		}, buildKernelFlags(), buildProgramFlags()),
 		Description: `
 Compiles what the patch touches, before and after, with the compiler and flags
@@ -93,6 +93,9 @@ func buildAction(c *cli.Context) error {
 		return reportRefused(c, p, report.Input{Name: packageName(c), Record: record}, c.StringSlice("patch"), err)
 	}
 	in.Name, in.Version, in.Record, in.Allow, in.Dispatch = packageName(c), version, record, allow, way
+	if in.Requires, err = requirements(c, in.Kernel != nil); err != nil {
+		return err
+	}
 	return makePackage(c, p, in, key, c.StringSlice("patch"))
 }
 

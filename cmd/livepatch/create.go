@@ -30,7 +30,7 @@ func createCommand() *cli.Command {
 			&cli.GenericFlag{Name: "debug", Value: order.flag("debug"), Usage: "separate debug `FILE` of the --target before"},
 			&cli.StringFlag{Name: "patch", Usage: "source patch `FILE` that the pairs come from: functions of which it only moved lines are left alone"},
 			&cli.StringFlag{Name: "name", Usage: "`NAME` of the patch (default: that of the package file)"},
-			dispatchFlag(), allowFlag(), signFlag(), reportFlag(), jsonFlag(),
+			dispatchFlag(), requiresFlag(), allowFlag(), signFlag(), reportFlag(), jsonFlag(),
 		}, createKernelFlags()...),
 		Description: `
 Compares each pair of objects, proves that the first is the code of the target,
@@ -143,6 +143,9 @@ func create(c *cli.Context, order *inputOrder) error {
 	}
 	in.Name, in.Version, in.Dispatch = packageName(c), version, way
 	in.Allow = allow
+	if in.Requires, err = requirements(c, in.Kernel != nil); err != nil {
+		return err
+	}
 	patches, err := useLines(c.String("patch"), &in)
 	if err != nil {
 		return err

@@ -117,7 +117,7 @@ func reportError(app *cli.App, err error) int {
 	if code != exitUsage && p.command == "run" {
 		p.Note("the program was not run")
 	}
-	if code != exitUsage && slices.Contains([]string{"apply", "revert", "repair"}, p.command) {
+	if code != exitUsage && slices.Contains([]string{"apply", "retarget", "revert", "repair"}, p.command) {
 		p.Note("%s", stateOf(err)) // always the last line
 	}
 	return code
@@ -294,7 +294,7 @@ func (p *printer) headline(n int) string {
 		return plural(n, "change cannot be patched", "changes cannot be patched")
 	case "merge":
 		return plural(n, "reason not to merge the packages", "reasons not to merge the packages")
-	case "apply", "run":
+	case "apply", "retarget", "run":
 		return plural(n, "reason not to apply the patch", "reasons not to apply the patch")
 	case "revert":
 		return plural(n, "reason not to revert the patch", "reasons not to revert the patch")

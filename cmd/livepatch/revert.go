@@ -12,14 +12,17 @@ func revertCommand() *cli.Command {
 	return &cli.Command{
 		Name: "revert", Usage: "take a patch back out of running processes or the kernel", ArgsUsage: "NAME", Category: groupRun,
 		Flags: slices.Concat(selectorFlags(), loaderFlags(), kernelFlags(), []cli.Flag{
-			&cli.BoolFlag{Name: "all", Usage: "kernel: every livepatch, whoever made it", DisableDefaultText: true},
+			&cli.StringFlag{Name: "to", Usage: "every patch that was applied after `NAME`"},
+			&cli.BoolFlag{Name: "all", Usage: "every patch; kernel: every livepatch, whoever made it", DisableDefaultText: true},
 			jsonFlag(),
 		}),
 		Description: `
 Writes the bytes back that were there before the patch. The package is not
 needed: the process holds the record of what was written. The patch's memory
 stays mapped, in case something still holds an address in it; status shows it.
-NAME is the name of the patch, as status and inspect show it.
+NAME is the name of the patch, as status and inspect show it. A patch on which
+others rest is not taken back without them: --to takes back what came after it,
+--all takes back everything; either is one change, as apply is.
 
 With --kernel the patch is disabled, and its module is unloaded when no task
 runs its code any more. NAME is that of the package, or of the livepatch as
@@ -30,6 +33,7 @@ unloaded.
 Examples:
   livepatch revert fix --pid 4182
   livepatch revert fix --exe /usr/sbin/server
+  livepatch revert --to fix-1 --pid 4182
   livepatch revert fix --kernel
   livepatch revert --kernel --all`,
 		Action: revert,
@@ -38,7 +42,10 @@ Examples:
 
 func revert(c *cli.Context) error {
 	least := 1
-	if c.Bool("all") {
+	switch {
+	case c.Bool("all") && c.String("to") != "":
+		return hintHelp(usageErrorf("--all does not go with --to"), c.Command)
+	case c.Bool("all"), c.String("to") != "":
 		least = 0
 	}
 	if c.Bool("kernel") && least > 0 && c.NArg() == 0 {
@@ -49,9 +56,12 @@ func revert(c *cli.Context) error {
 		return err
 	}
 	p := newPrinter(c)
-	kernel, err := selectsKernel(c, "force", "all")
-	if err != nil {
+	kernel, err := selectsKernel(c, "force")
+	switch {
+	case err != nil:
 		return err
+	case kernel && c.String("to") != "":
+		return hintHelp(usageErrorf("--to does not go with --kernel"), c.Command)
 	}
 	if kernel {
 		return revertKernel(c, p, args)
@@ -64,7 +74,11 @@ func revert(c *cli.Context) error {
 	if err != nil {
 		return err
 	}
-	res, err := process.RevertAll(pids, args[0], opt)
+	what := process.Removal{To: c.String("to"), All: c.Bool("all")}
+	if len(args) > 0 {
+		what.Name = args[0]
+	}
+	res, err := process.Remove(pids, what, opt)
 	if err != nil {
 		return err
 	}

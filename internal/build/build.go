@@ -29,6 +29,8 @@ type Inputs struct {
 	Targets  []Target
 	Kernel   *Kernel // the targets are this kernel and its modules
 
+	Requires []manifest.Requirement // packages that this one builds on
+
 	// Record is what the manifest says of how the package was made; nil for
 	// nothing. Proofs and findings are added to a copy of it.
 	Record *manifest.Build
@@ -99,7 +101,7 @@ func Run(in Inputs) (*Result, error) {
 	p := &pack.Package{
 		Manifest: &manifest.Manifest{
 			Format: manifest.Format, Name: in.Name,
-			Tool: manifest.Tool{Name: "livepatch", Version: in.Version},
+			Tool: manifest.Tool{Name: "livepatch", Version: in.Version}, Requires: in.Requires,
 		},
 		Members: map[string][]byte{},
 	}

@@ -47,10 +47,35 @@ func Merge(name, version string, parts []Part) (*pack.Package, error) {
 		return nil, err
 	}
 	m.out.Manifest.Build = record(parts)
+	requires, err := requirements(parts)
+	if err != nil {
+		return nil, err
+	}
+	m.out.Manifest.Requires = requires
 	if err := m.out.Manifest.Validate(); err != nil {
 		return nil, fmt.Errorf("make the manifest: %w", err)
 	}
 	return m.out, nil
+}
+
+// requirements are what the parts build on, without what is one of them.
+func requirements(parts []Part) (list []manifest.Requirement, err error) {
+	var have [][]byte
+	for _, p := range parts {
+		sum, err := manifest.Digest(p.Package.Manifest)
+		if err != nil {
+			return nil, fmt.Errorf("merge %s: %w", p.File, err)
+		}
+		have = append(have, sum[:])
+	}
+	for _, p := range parts {
+		for _, r := range p.Package.Manifest.Requires {
+			if !slices.ContainsFunc(have, func(sum []byte) bool { return bytes.Equal(sum, r.SHA256) }) {
+				list, have = append(list, r), append(have, r.SHA256)
+			}
+		}
+	}
+	return list, nil
 }
 
 // A merger collects the merged package.

@@ -3,7 +3,6 @@
 package process
 
 import (
-	"encoding/hex"
 	"errors"
 	"fmt"
 	"runtime"
@@ -13,6 +12,7 @@ import (
 	"livepatch/internal/live"
 	"livepatch/internal/pack"
 	"livepatch/internal/refusal"
+	"livepatch/manifest"
 )
 
 // Apply applies a package to processes, to all or to none of them. Every target
@@ -187,7 +187,7 @@ func (p *proc) pending(c *live.Change) error {
 
 // prepareTargets prepares every target of a package.
 func (p *proc) prepareTargets(pkg *pack.Package, leaving []*live.Record) ([]*installation, error) {
-	digest, err := digestOf(pkg)
+	digest, err := manifest.Digest(pkg.Manifest)
 	if err != nil {
 		return nil, err
 	}
@@ -225,16 +225,6 @@ func Verify(pid int, pkg *pack.Package, opt Options) error {
 		}
 	}
 	return nil
-}
-
-// digestOf is the digest that the package's file ends with. Computing it checks
-// the package once more.
-func digestOf(pkg *pack.Package) (sum [32]byte, err error) {
-	b, err := pack.Write(pkg)
-	if err == nil {
-		_, err = hex.Decode(sum[:], []byte(pack.Digest(b)))
-	}
-	return sum, err
 }
 
 // collect takes refusals out of an error; false if it is something else.

@@ -60,16 +60,9 @@ const (
 
 // add plans what leads a process to another set of applied patches.
 func (c *change) add(p *proc, members []*member) {
-	before := p.patches.Applied()
-	after := slices.Clone(before)
-	for _, m := range members {
-		if m.next == live.Applied {
-			after = append(after, m.record)
-		} else {
-			after = slices.DeleteFunc(after, func(r *live.Record) bool { return r == m.record })
-		}
-	}
-	x := &part{p: p, members: members, steps: live.Plan(before, after)}
+	x := &part{p: p, members: members}
+	before, after := p.patches.Applied(), x.after()
+	x.steps = live.Plan(before, after)
 	leaving := live.Leaving(before, after, x.steps)
 	for _, m := range members {
 		if m.fill != nil { // nobody may be using the variables
@@ -393,7 +386,7 @@ func (p *proc) writeVerified(b []byte, addr uint64, t *thread) error {
 
 // result says what was done.
 func (c *change) result() *Result {
-	r := &Result{Attempts: c.tries, DryRun: c.opt.DryRun, Pause: c.pause, Applied: []string{}, Reverted: []string{}}
+	r := &Result{Attempts: c.tries, DryRun: c.opt.DryRun, Pause: c.pause, Applied: []string{}, Reverted: []string{}, Unpatched: c.unpatched()}
 	functions := map[uint64]bool{}
 	for _, x := range c.parts {
 		out := Patched{PID: x.p.pid, Threads: c.counts[x.p]}
@@ -416,6 +409,40 @@ func (c *change) result() *Result {
 	}
 	r.Functions = len(functions)
 	return r
+}
+
+// unpatched lists the functions of the first process that no patch replaces any
+// more.
+func (c *change) unpatched() []string {
+	names := []string{}
+	x := c.parts[0]
+	still := map[uint64]bool{}
+	for _, r := range x.after() {
+		for _, f := range r.Functions {
+			still[f.Old] = true
+		}
+	}
+	for _, r := range x.p.patches.Applied() {
+		for _, f := range r.Functions {
+			if !still[f.Old] && !slices.Contains(names, f.Name) {
+				names = append(names, f.Name)
+			}
+		}
+	}
+	return names
+}
+
+// after are the patches that the change leaves applied.
+func (x *part) after() []*live.Record {
+	after := x.p.patches.Applied()
+	for _, m := range x.members {
+		if m.next == live.Applied {
+			after = append(after, m.record)
+		} else {
+			after = slices.DeleteFunc(after, func(r *live.Record) bool { return r == m.record })
+		}
+	}
+	return after
 }
 
 func (x *part) image(m *member, dry bool) Image {

@@ -94,7 +94,7 @@ func (c *crash) run() {
 		total += n
 	}
 	var points []killAt
-	stride := max(1, total/12)
+	stride := max(1, total/6)
 	if os.Getenv("LIVEPATCH_SLOW") != "" {
 		stride = 1
 	}
@@ -104,6 +104,7 @@ func (c *crash) run() {
 	for n := 1; n <= writes; n++ { // each with certainty
 		points = append(points, killAt{unix.SYS_PWRITE64, n})
 	}
+	points = append(points, killAt{unix.SYS_EXIT_GROUP, 1})
 	for i, at := range points {
 		c.at = at
 		c.reset(c.d.before)

@@ -24,18 +24,19 @@ import (
 
 // installation is the patch of one image of one process.
 type installation struct {
-	p       *proc
-	target  *manifest.Target
-	image   *resolve.Image
-	layout  *layout
-	imports map[string]uint64
-	window  window
-	record  live.Record
-	was     live.Control  // of the record in the target
-	mapped  bool          // by this loader
-	reused  bool          // mapped by an earlier one, for the same patch
-	memory  [parts][]byte // linked for record.Base
-	data    []byte        // the writable part, if it is to be written while nobody runs
+	p        *proc
+	target   *manifest.Target
+	requires []manifest.Requirement
+	image    *resolve.Image
+	layout   *layout
+	imports  map[string]uint64
+	window   window
+	record   live.Record
+	was      live.Control  // of the record in the target
+	mapped   bool          // by this loader
+	reused   bool          // mapped by an earlier one, for the same patch
+	memory   [parts][]byte // linked for record.Base
+	data     []byte        // the writable part, if it is to be written while nobody runs
 }
 
 // prepare finds the target of one part of a package in the process and makes
@@ -51,7 +52,7 @@ func (p *proc) prepare(pkg *pack.Package, index int, digest [32]byte, stay []*li
 		return nil, err
 	}
 	// From here on the image is the very file that the package was made for.
-	in := &installation{p: p, target: t, image: im}
+	in := &installation{p: p, target: t, requires: pkg.Manifest.Requires, image: im}
 	if err := in.readPayload(pkg.Members[t.Payload.Member]); err != nil {
 		return nil, err
 	}
@@ -166,6 +167,9 @@ func (in *installation) fillRecord(m *manifest.Manifest, digest [32]byte) error 
 		Name:    m.Name, Digest: digest, Target: t.Name, BuildID: t.BuildID, Bias: bias,
 	}
 	in.was = in.record.Control
+	for _, r := range m.Requires {
+		in.record.Requires = append(in.record.Requires, [32]byte(r.SHA256))
+	}
 	for i := range t.Functions {
 		f := &t.Functions[i]
 		g := live.Function{Name: f.Name, Old: bias + f.Address, OldSize: f.Size, NewSize: f.NewSize}
@@ -197,10 +201,23 @@ func (in *installation) claims(stay []*live.Record) refusal.List {
 		}
 	}
 	var list refusal.List
+	for _, digest := range live.Missing(&in.record, stay) {
+		list = append(list, refusal.New(refusal.RequirementMissing, in.where(), "patch %s builds on %s, which is not applied", in.record.Name, in.required(digest)))
+	}
 	for _, c := range live.Claims(&in.record, stay) {
 		list = append(list, refusal.New(refusal.FunctionClaimed, in.where(), "patch %s has replaced %s, and patch %s does not build on it", c.Owner.Name, c.Function, in.record.Name))
 	}
 	return list
+}
+
+// required names a package that this one builds on.
+func (in *installation) required(digest [32]byte) string {
+	for _, r := range in.requires {
+		if bytes.Equal(r.SHA256, digest[:]) {
+			return fmt.Sprintf("patch %s (manifest %x)", r.Name, digest[:8])
+		}
+	}
+	panic("BUG: a digest that is not in the manifest")
 }
 
 // bytesExpected compares the whole old functions and the sites with what the

@@ -77,8 +77,9 @@ func (o *Options) at(step string) {
 
 // Result says what was done.
 type Result struct {
-	Applied   []string  `json:"applied"`  // names of the patches that came
-	Reverted  []string  `json:"reverted"` // and of those that went
+	Applied   []string  `json:"applied"`   // names of the patches that came
+	Reverted  []string  `json:"reverted"`  // and of those that went
+	Unpatched []string  `json:"unpatched"` // functions of the first process that are the originals again
 	Processes []Patched `json:"processes"`
 	Functions int       `json:"functions"` // of each process
 	Attempts  int       `json:"attempts"`  // stops that were needed
@@ -112,6 +113,13 @@ type Written struct {
 	Length   int    `json:"length"`
 	Old      string `json:"old"` // hexadecimal
 	New      string `json:"new"`
+}
+
+// A Removal says which of the applied patches of a process are taken back: one,
+// all after one, or all.
+type Removal struct {
+	Name, To string
+	All      bool
 }
 
 // A Remedy is what is done about a change that a loader has not ended.

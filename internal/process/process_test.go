@@ -122,7 +122,7 @@ func TestLibraryInTwoProcesses(t *testing.T) {
 	wantCode(t, err, refusal.AlreadyApplied)
 	want(three, 2)
 	must(t, os.Remove(lib)) // what counts is memory
-	_, err = RevertAll([]int{one.pid, two.pid}, "fix", Options{})
+	_, err = Remove([]int{one.pid, two.pid}, Removal{Name: "fix"}, Options{})
 	must(t, err)
 	want(one, 2)
 	want(two, 2)

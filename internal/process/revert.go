@@ -14,31 +14,63 @@ import (
 // written is recorded in the target. The memory of the patch stays, because
 // something may hold an address in it.
 func Revert(pid int, name string, opt Options) (*Result, error) {
-	return RevertAll([]int{pid}, name, opt)
+	return Remove([]int{pid}, Removal{Name: name}, opt)
 }
 
-// RevertAll takes a patch back out of several processes, out of all or none.
-func RevertAll(pids []int, name string, opt Options) (*Result, error) {
-	return transact(pids, nil, takeNamed(name), opt)
+// Remove takes patches back out of several processes, out of all or none.
+func Remove(pids []int, what Removal, opt Options) (*Result, error) {
+	return transact(pids, nil, what.of, opt)
 }
 
-// takeNamed takes the patch of a name. One on which others rest stays, with them.
-func takeNamed(name string) removal {
-	return func(p *proc) ([]*live.Record, error) {
-		applied := p.patches.Applied()
-		list := slices.DeleteFunc(slices.Clone(applied), func(r *live.Record) bool { return r.Name != name })
+// of returns the applied patches of a process that go.
+func (what Removal) of(p *proc) ([]*live.Record, error) {
+	applied := p.patches.Applied()
+	var list []*live.Record
+	switch {
+	case what.All:
+		list = applied
 		if len(list) == 0 {
-			return nil, refusal.New(refusal.NotApplied, p.where(), "no patch %s is applied%s", name, appliedNames(applied))
+			return nil, refusal.New(refusal.NotApplied, p.where(), "no patch is applied")
 		}
-		return list, nil
+	case what.To != "":
+		to := named(applied, what.To)
+		if len(to) == 0 {
+			return nil, notApplied(p, what.To, applied)
+		}
+		list = slices.DeleteFunc(slices.Clone(applied), func(r *live.Record) bool { return r.Sequence <= to[0].Sequence })
+		if len(list) == 0 {
+			return nil, refusal.New(refusal.NotApplied, p.where(), "no patch is applied after %s", what.To)
+		}
+	default:
+		if list = named(applied, what.Name); len(list) == 0 {
+			return nil, notApplied(p, what.Name, applied)
+		}
 	}
+	return list, supports(p, list, applied)
 }
 
-func appliedNames(list []*live.Record) string {
-	if len(list) == 0 {
-		return ""
+// supports refuses to take away patches on which others rest that stay.
+func supports(p *proc, goes, applied []*live.Record) error {
+	stay := slices.DeleteFunc(slices.Clone(applied), func(r *live.Record) bool { return slices.Contains(goes, r) })
+	var list refusal.List
+	for _, r := range goes {
+		if above := live.Above(r, stay); len(above) > 0 {
+			list = append(list, refusal.New(refusal.BuiltUpon, p.where(), "patch %s rests on patch %s in %s", joined(namesOf(above)), r.Name, r.Target))
+		}
 	}
-	return "; applied: " + joined(namesOf(list))
+	return list.Err()
+}
+
+func named(list []*live.Record, name string) []*live.Record {
+	return slices.DeleteFunc(slices.Clone(list), func(r *live.Record) bool { return r.Name != name })
+}
+
+func notApplied(p *proc, name string, applied []*live.Record) error {
+	text := ""
+	if len(applied) > 0 {
+		text = "; applied: " + joined(namesOf(applied))
+	}
+	return refusal.New(refusal.NotApplied, p.where(), "no patch %s is applied%s", name, text)
 }
 
 // namesOf lists the names of patches, each once, in the order of the list.

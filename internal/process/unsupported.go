@@ -23,7 +23,7 @@ func Verify(int, *pack.Package, Options) error { return unsupported() }
 
 func Revert(int, string, Options) (*Result, error) { return nil, unsupported() }
 
-func RevertAll([]int, string, Options) (*Result, error) { return nil, unsupported() }
+func Remove([]int, Removal, Options) (*Result, error) { return nil, unsupported() }
 
 func Retarget([]int, *pack.Package, Options) (*Result, error) { return nil, unsupported() }
 

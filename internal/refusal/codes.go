@@ -116,6 +116,9 @@ const (
 	FunctionClaimed Code = "function-claimed"
 	Interrupted     Code = "interrupted"
 
+	RequirementMissing Code = "requirement-missing"
+	BuiltUpon          Code = "built-upon"
+
 	// The running kernel.
 	NoLivepatch     Code = "no-livepatch"
 	ModuleSignature Code = "module-signature"
@@ -215,6 +218,8 @@ var Codes = []struct {
 	{AlreadyApplied, "a patch of this name is applied already"},
 	{NotApplied, "no patch of this name is applied"},
 	{FunctionClaimed, "another patch, or another user of ftrace, owns a function of this one"},
+	{RequirementMissing, "the package builds on one that is not applied"},
+	{BuiltUpon, "another patch builds on this one"},
 	{Interrupted, "a loader was killed in the middle of a change"},
 	{NoLivepatch, "the kernel has no livepatch core"},
 	{ModuleSignature, "the running kernel takes signed modules only"},

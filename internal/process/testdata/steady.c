@@ -21,12 +21,14 @@ static int threads;
 __attribute__((noinline)) int answer(int x)
 {
 	__atomic_add_fetch(&counter, 1, __ATOMIC_RELAXED);
+	__asm__ volatile("nopl 0(%rax)\n\tnopl 0(%rax)"); // room for any redirect
 	return x + 1;
 }
 
 __attribute__((noinline)) int second(int x)
 {
 	__atomic_add_fetch(&counter, 1, __ATOMIC_RELAXED);
+	__asm__ volatile("nopl 0(%rax)\n\tnopl 0(%rax)"); // room for any redirect
 	return x + 2;
 }
 
