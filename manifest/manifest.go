@@ -20,8 +20,8 @@ type Manifest struct {
 	// before it, and it may replace functions that they have replaced.
 	Requires []Requirement `json:"requires,omitempty"`
 
-	Kernel  *Kernel  `json:"kernel,omitempty"`
-	Build   *Build   `json:"build,omitempty"` // how the package was made
+	Kernel *Kernel `json:"kernel,omitempty"`
+	Build  *Build  `json:"build,omitempty"` // how the package was made
 }
 
 // Requirement is another package, signed or not.
