@@ -22,7 +22,7 @@ func Of(m *manifest.Manifest, digest string) *Package {
 	p := &Package{Name: m.Name, Digest: digest}
 	for i := range m.Targets {
 		t := &m.Targets[i]
-		p.targets = append(p.targets, manifest.Target{Name: t.Name, BuildID: t.BuildID, SHA256: t.SHA256})
+		p.targets = append(p.targets, manifest.Target{Kind: t.Kind, Name: t.Name, BuildID: t.BuildID, SHA256: t.SHA256})
 	}
 	return p
 }
@@ -40,6 +40,18 @@ type Image struct {
 func (p *Package) Fits(images []Image) bool {
 	for i := range p.targets {
 		if !isMapped(&p.targets[i], images) {
+			return false
+		}
+	}
+	return len(p.targets) > 0
+}
+
+// MayFit reports whether the package fits some process that runs the program,
+// whatever libraries it has.
+func (p *Package) MayFit(program Image) bool {
+	images := []Image{program}
+	for i := range p.targets {
+		if p.targets[i].Kind != manifest.KindLibrary && !isMapped(&p.targets[i], images) {
 			return false
 		}
 	}

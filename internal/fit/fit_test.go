@@ -48,6 +48,27 @@ func TestFits(t *testing.T) {
 	}
 }
 
+func TestMayFit(t *testing.T) {
+	program := manifest.Target{Kind: manifest.KindPIE, BuildID: []byte{1}}
+	library := manifest.Target{Kind: manifest.KindLibrary, BuildID: []byte{2}}
+	for _, tc := range []struct {
+		name    string
+		targets []manifest.Target
+		mine    bool // with the program 1
+		other   bool // with the program 3
+	}{
+		{"program", []manifest.Target{program}, true, false},
+		{"library", []manifest.Target{library}, true, true},
+		{"both", []manifest.Target{program, library}, true, false},
+		{"none", nil, false, false},
+	} {
+		p := Of(&manifest.Manifest{Name: "fix", Targets: tc.targets}, "")
+		if mine, other := p.MayFit(Image{BuildID: []byte{1}}), p.MayFit(Image{BuildID: []byte{3}}); mine != tc.mine || other != tc.other {
+			t.Errorf("%s: %v, %v; want %v, %v", tc.name, mine, other, tc.mine, tc.other)
+		}
+	}
+}
+
 func TestStateIn(t *testing.T) {
 	p := Of(&manifest.Manifest{Name: "fix"}, "01")
 	for _, tc := range []struct {

@@ -11,6 +11,8 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+
+	"golang.org/x/sys/unix"
 )
 
 // Look tells look what a process runs. It does not stop it.
@@ -24,7 +26,11 @@ func Look(pid int, look func(*Seen)) error {
 	if err != nil {
 		return err
 	}
-	s := &Seen{PID: pid, Life: life, Command: commandOf(pid), Patches: p.patches.Reports(alive), Deleted: p.deleted()}
+	program, err := Program(pid)
+	if err != nil {
+		return err
+	}
+	s := &Seen{PID: pid, Life: life, Program: program, Command: commandOf(pid), Patches: p.patches.Reports(alive), Deleted: p.deleted()}
 	for _, im := range p.images {
 		s.Images = append(s.Images, SeenImage{im.Name(), im.BuildID, func() []byte {
 			sum, err := im.Digest(p.patches.Pristine(p.mem))
@@ -50,6 +56,16 @@ func Identify(pid int) (Life, error) {
 		return Life{}, p.gone(err)
 	}
 	return p.life(auxv)
+}
+
+// Program returns the file that a process runs.
+func Program(pid int) (File, error) {
+	p := &proc{pid: pid}
+	var st unix.Stat_t
+	if err := unix.Stat(p.path("exe"), &st); err != nil {
+		return File{}, p.gone(err)
+	}
+	return File{st.Dev, st.Ino, st.Size, st.Ctim.Nano()}, nil
 }
 
 // errNoVector is what kernel threads give, and processes that end.

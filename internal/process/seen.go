@@ -19,9 +19,16 @@ type Seen struct {
 	PID     int
 	Life    Life
 	Command string // as in /proc/PID/comm
-	Images  []SeenImage
+	Program File
+	Images  []SeenImage   // the program first
 	Deleted []string      // executed files whose names are gone or belong to other files by now
 	Patches []live.Report // in its memory, retired ones included
+}
+
+// A File tells one executable file from others, and from what it held before.
+type File struct {
+	Device, Inode uint64
+	Size, Changed int64 // bytes; nanoseconds since 1970
 }
 
 // SeenImage is an ELF file that a process executes.

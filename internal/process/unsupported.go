@@ -43,4 +43,6 @@ func detached(*exec.Cmd) {}
 
 func Look(int, func(*Seen)) error { return unsupported() }
 
+func Program(int) (File, error) { return File{}, unsupported() }
+
 func Identify(int) (Life, error) { return Life{}, unsupported() }

@@ -24,6 +24,9 @@ func (Host) Processes() ([]int, error) { return process.All() }
 // Identify tells one program from the next that a process runs.
 func (Host) Identify(pid int) (process.Life, error) { return process.Identify(pid) }
 
+// Program returns the file that a process runs.
+func (Host) Program(pid int) (process.File, error) { return process.Program(pid) }
+
 // Look looks what a process runs.
 func (Host) Look(pid int, look func(*process.Seen)) error { return process.Look(pid, look) }
 

@@ -31,6 +31,7 @@ type Config struct {
 type Machine interface {
 	Processes() ([]int, error)
 	Identify(pid int) (process.Life, error)
+	Program(pid int) (process.File, error)
 	Look(pid int, look func(*process.Seen)) error
 	Apply(pid int, pkg *pack.Package) (*process.Result, error)
 }
@@ -78,7 +79,7 @@ const (
 // Run watches until the context ends, or once. It returns the number of
 // packages that could not be applied at the last try.
 func Run(ctx context.Context, cfg Config) (failed int, err error) {
-	w := &watcher{cfg: cfg, ledger: newLedger(), results: make(chan result, workers), blind: map[string]string{}}
+	w := &watcher{cfg: cfg, ledger: newLedger(), results: make(chan result, workers), blind: map[string]string{}, strangers: map[process.File]bool{}}
 	w.folder = &folder{dir: cfg.Dir, parse: cfg.Parse, files: map[string]*file{}}
 	news, err := w.folder.look(true)
 	if err != nil {
@@ -116,6 +117,8 @@ type watcher struct {
 	running int               // workers
 	scans   int               // that were made
 	blind   map[string]string // what was told of things that cannot be read
+
+	strangers map[process.File]bool // programs that no package is for, whatever libraries they have
 }
 
 // result is what became of a package, or with done set the end of a worker.
@@ -207,6 +210,7 @@ func (w *watcher) tell(news []finding) {
 		return
 	}
 	w.ledger.forget(w.folder.has)
+	clear(w.strangers)
 	now := time.Now()
 	for _, p := range w.ledger.byPID {
 		if !p.busy {
@@ -287,6 +291,11 @@ func (w *watcher) lookDue(now time.Time) {
 
 // lookAt looks which packages a program needs and has them applied.
 func (w *watcher) lookAt(p *program, now time.Time) {
+	if p.looks == 0 && w.isStranger(p.pid) {
+		p.looks = settled
+		w.ledger.plan(p, now.Add(delay(p.looks)))
+		return
+	}
 	var jobs []job
 	retry := time.Time{}
 	err := w.cfg.Machine.Look(p.pid, func(s *process.Seen) {
@@ -318,11 +327,38 @@ func (w *watcher) lookAt(p *program, now time.Time) {
 	}
 }
 
+// maxStrangers bounds the programs that are remembered.
+const maxStrangers = 4096
+
+// isStranger reports whether a process runs a program that was looked at in
+// another process, and that no package is for. Most starts are of such programs.
+func (w *watcher) isStranger(pid int) bool {
+	file, err := w.cfg.Machine.Program(pid)
+	return err == nil && w.strangers[file]
+}
+
+// judge remembers a program that no package is for.
+func (w *watcher) judge(program process.File, images []fit.Image) {
+	if len(images) == 0 {
+		return
+	}
+	for _, name := range w.folder.names {
+		if w.folder.files[name].pkg.MayFit(images[0]) {
+			return
+		}
+	}
+	if len(w.strangers) >= maxStrangers {
+		clear(w.strangers)
+	}
+	w.strangers[program] = true
+}
+
 // needs returns the packages that are to be applied now, and when the first of
 // those that failed is to be tried again.
 func (w *watcher) needs(p *program, s *process.Seen, now time.Time) (jobs []job, retry time.Time) {
 	images := Images(s)
 	p.fits = false
+	w.judge(s.Program, images)
 	for _, name := range w.folder.names {
 		pkg := w.folder.files[name].pkg
 		if !pkg.Fits(images) {

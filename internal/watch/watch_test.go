@@ -77,15 +77,33 @@ func (m *machine) Identify(pid int) (l process.Life, err error) {
 	return process.Life{Started: uint64(p.life)}, nil
 }
 
+// Program returns a file for each set of images.
+func (m *machine) Program(pid int) (f process.File, err error) {
+	m.Lock()
+	defer m.Unlock()
+	p := m.processes[pid]
+	if p == nil {
+		return f, errNone
+	}
+	for _, c := range p.images {
+		f.Inode = f.Inode<<8 | uint64(c)
+	}
+	return f, nil
+}
+
 func (m *machine) Look(pid int, look func(*process.Seen)) error {
 	life, err := m.Identify(pid)
+	if err != nil {
+		return err
+	}
+	program, err := m.Program(pid)
 	if err != nil {
 		return err
 	}
 	m.Lock()
 	defer m.Unlock()
 	m.looks++
-	s := &process.Seen{PID: pid, Life: life, Command: "made", Patches: m.processes[pid].patches}
+	s := &process.Seen{PID: pid, Life: life, Command: "made", Program: program, Patches: m.processes[pid].patches}
 	for _, id := range m.processes[pid].images {
 		s.Images = append(s.Images, process.SeenImage{Name: string(id), BuildID: []byte{byte(id)}})
 	}
@@ -130,8 +148,12 @@ func parse(path string, b []byte) (*pack.Package, error) {
 	if !ok {
 		return nil, refusal.New(refusal.SignatureMissing, path, "it is not signed")
 	}
+	kind := manifest.KindLibrary
+	if strings.HasPrefix(name, "program") {
+		kind = manifest.KindPIE
+	}
 	return &pack.Package{
-		Manifest: &manifest.Manifest{Name: name, Targets: []manifest.Target{{Name: id, BuildID: []byte(id)}}},
+		Manifest: &manifest.Manifest{Name: name, Targets: []manifest.Target{{Kind: kind, Name: id, BuildID: []byte(id)}}},
 		Members:  map[string][]byte{"digest": []byte(pack.Digest(b))},
 	}, nil
 }
@@ -402,7 +424,7 @@ func TestOnce(t *testing.T) {
 // What is remembered is bounded by the processes that there are.
 func TestMemoryIsBounded(t *testing.T) {
 	m := newMachine(t)
-	w := &watcher{cfg: m.config(t.TempDir(), func(Event) {}), ledger: newLedger(), results: make(chan result, workers), blind: map[string]string{}}
+	w := &watcher{cfg: m.config(t.TempDir(), func(Event) {}), ledger: newLedger(), results: make(chan result, workers), blind: map[string]string{}, strangers: map[process.File]bool{}}
 	w.folder = &folder{dir: w.cfg.Dir, parse: parse, files: map[string]*file{}}
 	for i := range 2000 {
 		m.run(i, "B")
@@ -428,7 +450,7 @@ func TestForkWhilePatched(t *testing.T) {
 	if err := os.WriteFile(filepath.Join(dir, "fix.lpatch"), padded("fix A"), 0o644); err != nil {
 		t.Fatal(err)
 	}
-	w := &watcher{cfg: m.config(dir, func(Event) {}), ledger: newLedger(), results: make(chan result, workers), blind: map[string]string{}}
+	w := &watcher{cfg: m.config(dir, func(Event) {}), ledger: newLedger(), results: make(chan result, workers), blind: map[string]string{}, strangers: map[process.File]bool{}}
 	w.folder = &folder{dir: dir, parse: parse, files: map[string]*file{}}
 	if _, err := w.folder.look(true); err != nil {
 		t.Fatal(err)
@@ -439,6 +461,54 @@ func TestForkWhilePatched(t *testing.T) {
 	w.notice(signal{kind: forked, pid: 3, parent: 999}) // of nobody that matters
 	w.await()
 	if m.times("1 fix") != 1 || m.times("2 fix") != 1 || w.ledger.byPID[3] != nil {
+		t.Errorf("applied %v", m.applied)
+	}
+}
+
+// Of programs that no package is for only the first is looked at, as long as the
+// packages are the same.
+func TestStrangers(t *testing.T) {
+	m := newMachine(t)
+	dir := t.TempDir()
+	put := func(name, text string) {
+		t.Helper()
+		if err := os.WriteFile(filepath.Join(dir, name), padded(text), 0o644); err != nil {
+			t.Fatal(err)
+		}
+	}
+	put("a.lpatch", "program-a A")
+	w := &watcher{cfg: m.config(dir, func(Event) {}), ledger: newLedger(), results: make(chan result, workers), blind: map[string]string{}, strangers: map[process.File]bool{}}
+	w.folder = &folder{dir: dir, parse: parse, files: map[string]*file{}}
+	news, err := w.folder.look(true)
+	if err != nil {
+		t.Fatal(err)
+	}
+	w.tell(news)
+	start := func(pid int, images string) {
+		m.run(pid, images)
+		w.notice(signal{kind: started, pid: pid})
+	}
+	for pid := range 100 {
+		start(pid+1, "BX")
+	}
+	if m.looks != 1 {
+		t.Errorf("%d looks at 100 processes of one program", m.looks)
+	}
+	start(200, "AX")
+	w.await()
+	if m.applied["200 program-a"] != 1 {
+		t.Errorf("applied %v", m.applied)
+	}
+	// A package for a library is for any program.
+	clear(m.processes)
+	put("x.lpatch", "library-x X")
+	if news, err = w.folder.look(true); err != nil {
+		t.Fatal(err)
+	}
+	w.tell(news)
+	start(201, "BX")
+	w.await()
+	if m.applied["201 library-x"] != 1 {
 		t.Errorf("applied %v", m.applied)
 	}
 }
