@@ -16,6 +16,7 @@ import (
 	"testing"
 	"time"
 
+	"livepatch/internal/pack"
 	"livepatch/internal/process"
 	"livepatch/internal/testkit"
 	"livepatch/internal/testkit/vm"
@@ -32,11 +33,13 @@ func redisFiles(t *testing.T) string {
 }
 
 // startRedis runs Debian's program on a socket of its own and returns its pid.
-func startRedis(t *testing.T, program, socket string) int {
+// The first of the words is the file to run, the others, of which the last is the
+// program's name, come before its options.
+func startRedis(t *testing.T, socket, file string, words ...string) int {
 	t.Helper()
-	cmd := exec.Command(program)
-	cmd.Args = []string{"redis-server", "--port", "0", "--unixsocket", socket, "--save", "", "--appendonly", "no",
-		"--dir", filepath.Dir(socket)}
+	cmd := exec.Command(file)
+	cmd.Args = append(words, "--port", "0", "--unixsocket", socket, "--save", "", "--appendonly", "no",
+		"--dir", filepath.Dir(socket))
 	var out bytes.Buffer
 	cmd.Stdout, cmd.Stderr = &out, &out
 	cmd.SysProcAttr = dieWithTest()
@@ -232,7 +235,7 @@ func TestRedisUnderLoad(t *testing.T) {
 	}
 
 	socket := filepath.Join(t.TempDir(), "redis.sock")
-	pid := startRedis(t, program, socket)
+	pid := startRedis(t, socket, program, "redis-server")
 	stopBenchmark := startBenchmark(t, socket)
 	c := dialRedis(t, socket)
 	awaitHits(t, c)
@@ -309,7 +312,7 @@ func TestRedisFromSourcePatch(t *testing.T) {
 		}
 	}
 	socket := filepath.Join(t.TempDir(), "redis.sock")
-	pid := startRedis(t, program, socket)
+	pid := startRedis(t, socket, program, "redis-server")
 	stopBenchmark := startBenchmark(t, socket)
 	c := dialRedis(t, socket)
 	awaitHits(t, c)
@@ -393,4 +396,37 @@ func counts(t *testing.T, c *respClient) int64 {
 		t.Fatal(err)
 	}
 	return freed
+}
+
+// Debian's redis is patched before it answers its first command.
+func TestRedisStartedPatched(t *testing.T) {
+	dir := redisFiles(t)
+	program := filepath.Join(dir, "program")
+	pkg := createPackage(t, "redis-fix", program, objectPair(dir, "t_string"), objectPair(dir, "db"))
+	b, err := pack.Write(pkg)
+	if err != nil {
+		t.Fatal(err)
+	}
+	file := filepath.Join(t.TempDir(), "fix.lpatch")
+	if err := os.WriteFile(file, b, 0o644); err != nil {
+		t.Fatal(err)
+	}
+	livepatch, err := livepatchOnce()
+	if err != nil {
+		t.Fatal(err)
+	}
+	socket := filepath.Join(t.TempDir(), "redis.sock")
+	pid := startRedis(t, socket, livepatch, "livepatch", "run", file, "--", program)
+	if exe, err := os.Readlink(fmt.Sprintf("/proc/%d/exe", pid)); err != nil || exe != program {
+		t.Errorf("process %d runs %s, %v", pid, exe, err)
+	}
+	if err := redisNew.check(dialRedis(t, socket)); err != nil {
+		t.Errorf("started patched: %v", err)
+	}
+	if _, err := process.Revert(pid, "redis-fix", process.Options{}); err != nil {
+		t.Fatal(err)
+	}
+	if err := redisOld.check(dialRedis(t, socket)); err != nil {
+		t.Errorf("reverted: %v", err)
+	}
 }
