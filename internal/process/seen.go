@@ -56,6 +56,9 @@ func isFile(path string) bool {
 // errEnded is what an operation on a process meets that is no more.
 var errEnded = errors.New("has ended")
 
+// ErrEnded is within the error of an operation on a process that is no more.
+var ErrEnded = errEnded
+
 // errExec is returned when a process starts another program while it is traced.
 var errExec = errors.New("it has started another program")
 

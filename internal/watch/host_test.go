@@ -257,6 +257,12 @@ func BenchmarkWindow(b *testing.B) {
 				time.Sleep(time.Duration(len(times)*7%20) * bc.interval / 20) // at any time between two looks
 			}
 			b.Logf("from main: %s", spread(times))
+			h.stop()
+			for _, e := range h.events {
+				if e.Event == Lost || e.Event == Failed || e.Event == Applied && e.After == 0 && !bc.poll {
+					b.Logf("%+v", e)
+				}
+			}
 			if after := h.after(); len(after) > 0 {
 				b.Logf("from exec: %s", spread(after))
 			}

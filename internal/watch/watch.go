@@ -263,7 +263,9 @@ func (w *watcher) notice(s signal) {
 		w.scan(true)
 	case started:
 		p := w.ledger.add(s.pid)
-		p.reset()
+		if life, err := w.cfg.Machine.Identify(s.pid); err != nil || life != p.life {
+			p.reset() // it was not seen with this program before
+		}
 		p.began = s.at
 		if !p.busy {
 			w.ledger.plan(p, now)
@@ -304,8 +306,11 @@ func (w *watcher) lookAt(p *program, now time.Time) {
 		}
 		p.life, p.command = s.Life, s.Command
 		jobs, retry = w.needs(p, s, now)
+		if w.strangers[s.Program] {
+			p.looks = settled
+		}
 	})
-	if process.Ended(err) {
+	if process.Ended(err) && !w.isThere(p.pid) {
 		w.ledger.remove(p)
 		return
 	}
@@ -325,6 +330,13 @@ func (w *watcher) lookAt(p *program, now time.Time) {
 		w.running++
 		go w.work(p.pid, p.life, jobs)
 	}
+}
+
+// isThere reports whether a process can be looked at. While it starts another
+// program it may seem to have ended.
+func (w *watcher) isThere(pid int) bool {
+	_, err := w.cfg.Machine.Identify(pid)
+	return err == nil
 }
 
 // maxStrangers bounds the programs that are remembered.

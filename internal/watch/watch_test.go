@@ -33,6 +33,7 @@ type machine struct {
 	meanwhile func(pid int)                    // called while a package is applied
 	refuse    func(pid int, name string) error // nil: none
 	slow      time.Duration
+	starting  bool // looks find processes ended
 }
 
 type made struct {
@@ -99,6 +100,9 @@ func (m *machine) Look(pid int, look func(*process.Seen)) error {
 	program, err := m.Program(pid)
 	if err != nil {
 		return err
+	}
+	if m.starting {
+		return process.ErrEnded
 	}
 	m.Lock()
 	defer m.Unlock()
@@ -510,5 +514,33 @@ func TestStrangers(t *testing.T) {
 	w.await()
 	if m.applied["201 library-x"] != 1 {
 		t.Errorf("applied %v", m.applied)
+	}
+}
+
+// While a process starts another program a look may find it ended. News of a
+// program that was seen already are no reason to begin anew.
+func TestLookWhileStarting(t *testing.T) {
+	m := newMachine(t)
+	m.run(1, "A")
+	dir := t.TempDir()
+	if err := os.WriteFile(filepath.Join(dir, "fix.lpatch"), padded("fix A"), 0o644); err != nil {
+		t.Fatal(err)
+	}
+	w := &watcher{cfg: m.config(dir, func(Event) {}), ledger: newLedger(), results: make(chan result, workers), blind: map[string]string{}, strangers: map[process.File]bool{}}
+	w.folder = &folder{dir: dir, parse: parse, files: map[string]*file{}}
+	if _, err := w.folder.look(true); err != nil {
+		t.Fatal(err)
+	}
+	m.starting = true
+	w.notice(signal{kind: started, pid: 1})
+	if p := w.ledger.byPID[1]; p == nil || p.place < 0 || p.busy {
+		t.Fatalf("it is forgotten: %+v", p)
+	}
+	m.starting = false
+	w.lookDue(time.Now().Add(firstDelay))
+	w.notice(signal{kind: started, pid: 1})
+	w.await()
+	if p := w.ledger.byPID[1]; m.tries["1 fix"] != 1 || len(p.done) != 1 {
+		t.Errorf("tried %v, %+v", m.tries, p)
 	}
 }
