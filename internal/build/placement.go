@@ -41,7 +41,7 @@ func (a *assigner) place(unit int, delta *diff.Delta, t *heldTarget) (*placement
 	if err != nil {
 		return nil, err
 	}
-	h := newHoldings(u.Plain, survey, t.Target)
+	h := newHoldings(u.Plain, survey)
 	p := &placement{unit: unit, target: t}
 	for _, f := range delta.Funcs {
 		if f.Status != diff.Changed || f.Parent != 0 {
@@ -86,14 +86,10 @@ type holdings struct {
 	missed   map[int]match.Missed
 	changed  []int        // proven ones that the patch changes
 	sections map[int]bool // with a proven function
-	named    bool         // the target has a symbol table, which names all global functions
 }
 
-func newHoldings(object *elfpatch.File, s *match.Survey, t *Target) *holdings {
-	h := &holdings{
-		object: object, byName: functionsByName(object), proven: map[int]match.Func{}, missed: map[int]match.Missed{}, sections: map[int]bool{},
-		named: len(t.File.Symbols) > 1 || t.Debug != nil && len(t.Debug.Symbols) > 1,
-	}
+func newHoldings(object *elfpatch.File, s *match.Survey) *holdings {
+	h := &holdings{object: object, byName: functionsByName(object), proven: map[int]match.Func{}, missed: map[int]match.Missed{}, sections: map[int]bool{}}
 	for _, f := range s.Proof.Funcs {
 		h.proven[f.Symbol] = f
 		h.sections[object.Symbols[f.Symbol].Section] = true
@@ -108,7 +104,7 @@ func newHoldings(object *elfpatch.File, s *match.Survey, t *Target) *holdings {
 // object. A linker takes a section as a whole, and with it those that it refers
 // to; what it may leave out (--gc-sections) are sections that nothing refers to,
 // and copies of functions that other objects have too. Only its own object refers
-// to a static function, and a symbol table names all others.
+// to a static function.
 func (h *holdings) doubt() (string, error) {
 	needed, known, err := h.references()
 	if err != nil {
@@ -126,11 +122,8 @@ func (h *holdings) doubt() (string, error) {
 		}
 	}
 	for _, i := range h.changed {
-		switch sym := h.object.Symbols[i]; {
-		case sym.Bind == elf.STB_LOCAL && !known[sym.Section] && !h.hasGlobal(sym.Section):
+		if sym := h.object.Symbols[i]; sym.Bind == elf.STB_LOCAL && !known[sym.Section] && !h.hasGlobal(sym.Section) {
 			return fmt.Sprintf("it has the code of %s, but nothing of this source that refers to it", sym.Name), nil
-		case sym.Bind == elf.STB_GLOBAL && h.named && h.proven[i].Found == match.BySearch:
-			return fmt.Sprintf("it has the code of %s, but its symbol table does not name it", sym.Name), nil
 		}
 	}
 	return "", nil
