@@ -3,7 +3,11 @@
 package process
 
 import (
+	"os"
 	"os/exec"
+	"path/filepath"
+	"slices"
+	"strings"
 	"testing"
 
 	"livepatch/internal/testkit"
@@ -25,4 +29,31 @@ func BenchmarkLook(b *testing.B) {
 			must(b, err)
 		}
 	})
+}
+
+// A process is seen with its library, and is seen to run it still when the file
+// is gone or another one is in its place.
+func TestLookAtDeletedLibrary(t *testing.T) {
+	lib := compile(t, "libanswer.so", "-shared", "-fPIC", "libanswer.c")
+	dir := filepath.Dir(lib)
+	user := compile(t, "user", "-L"+dir, "-Wl,-rpath,"+dir, "libuser.c", "-lanswer")
+	s := start(t, user)
+	look := func(want ...string) {
+		t.Helper()
+		must(t, Look(s.pid, func(seen *Seen) {
+			if !slices.Equal(seen.Deleted, want) || seen.Command != "user" || seen.Images[0].Name != "user" {
+				t.Errorf("deleted %q, want %q; %s runs %s", seen.Deleted, want, seen.Command, seen.Images[0].Name)
+			}
+			if !slices.ContainsFunc(seen.Images, func(im SeenImage) bool { return strings.HasPrefix(im.Name, "libanswer.so") }) {
+				t.Errorf("no library among %+v", seen.Images)
+			}
+		}))
+	}
+	look()
+	must(t, os.Rename(lib, lib+".old"))
+	look() // it has a name still
+	must(t, os.Remove(lib+".old"))
+	look(lib + ".old")
+	must(t, os.WriteFile(lib+".old", nil, 0o644))
+	look(lib + ".old")
 }
