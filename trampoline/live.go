@@ -5,6 +5,8 @@ import (
 	"debug/elf"
 	"fmt"
 	"slices"
+
+	"livepatch/disasm"
 )
 
 // An Edit replaces code of a running process: Old by New, of the same length.
@@ -57,4 +59,11 @@ type LiveError struct {
 
 func (e *LiveError) Error() string {
 	return fmt.Sprintf("code at %#x cannot be changed while threads run: %s", e.Addr, e.Reason)
+}
+
+// Divided reports whether a thread can stand inside the old bytes: between two
+// instructions, or behind one. Code that is not understood is taken for divided.
+func (e Edit) Divided(m elf.Machine) bool {
+	in, err := disasm.Decode(m, e.Old)
+	return err != nil || in.Len < len(e.Old)
 }

@@ -207,3 +207,17 @@ func TestX86TrapHandler(t *testing.T) {
 		})
 	}
 }
+
+func TestDivided(t *testing.T) {
+	for text, want := range map[string]bool{
+		"0f1f440000": false, "e978563412": false, "ebf9": false, "4883ec08": false,
+		"5589e54883": true, "9090": true, "488d": true, // the last is cut off
+	} {
+		if (Edit{0x1000, unhex(t, text), nil}).Divided(x86) != want {
+			t.Errorf("%s: %v", text, !want)
+		}
+	}
+	if (Edit{0x1000, unhex(t, "1f2003d5"), nil}).Divided(arm64) || !(Edit{0x1000, unhex(t, "1f2003d51f2003d5"), nil}).Divided(arm64) {
+		t.Error("words")
+	}
+}

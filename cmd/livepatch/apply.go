@@ -11,7 +11,7 @@ import (
 func applyCommand() *cli.Command {
 	return &cli.Command{
 		Name: "apply", Usage: "patch running processes or the kernel", ArgsUsage: "PKG", Category: groupRun,
-		Flags: slices.Concat(selectorFlags(), loaderFlags(), kernelFlags(), requireFlags(), []cli.Flag{
+		Flags: slices.Concat(selectorFlags(), loaderFlags(), switchFlags(), kernelFlags(), requireFlags(), []cli.Flag{
 			&cli.BoolFlag{Name: "if-fits", Usage: "kernel: do nothing, and say so, if the package is for another kernel or is applied", DisableDefaultText: true},
 			&cli.BoolFlag{Name: "unload-replaced", Usage: "kernel: unload the modules of the patches that this one replaces", DisableDefaultText: true},
 			&cli.BoolFlag{Name: "print-unit", Usage: "kernel: print a systemd unit that applies the package at boot", DisableDefaultText: true},
@@ -29,6 +29,14 @@ The last line says what became of the target.
 With --require-key, or if the machine has a trust directory, a package that
 the right keys have not signed is refused before the target is looked at.
 
+With --switch int3 the threads run on: a breakpoint on the first byte of each
+place keeps them away while the other bytes change, and a handler of SIGTRAP in
+the process sends who meets it to the new code. Nothing is checked then but that
+no thread is inside the bytes that change: calls of the old functions finish
+there. Places that lie in two lines of 64 bytes are refused, and so are
+processes that block or handle SIGTRAP (--chain-sigtrap permits the latter).
+docs/switching.md says when that is better.
+
 With --json the result holds a journal of every byte that was written.
 
 With --kernel the package's module is loaded into the running kernel, after a
@@ -41,6 +49,7 @@ Examples:
   livepatch apply fix.lpatch --pid 4182
   livepatch apply fix.lpatch --exe /usr/sbin/server --max-pause 5ms
   livepatch apply fix.lpatch --pid 4182 --dry-run
+  livepatch apply fix.lpatch --pid 4182 --switch int3
   livepatch apply fix.lpatch --pid 4182 --require-key release.key.pub
   livepatch apply fix.lpatch --kernel
   livepatch apply /var/lib/livepatch/fix.lpatch --kernel --print-unit`,

@@ -28,7 +28,9 @@ Without --finish or --rollback a change is finished if all of it was written, in
 all processes that it was about, and taken back otherwise. Processes that
 belonged to the change and were not selected are named: they need the same.
 Memory of a patch to which nothing leads yet is marked as reverted; the next
-apply of the same package uses it.
+apply of the same package uses it. The handler of breakpoints that a change with
+--switch int3 has left behind is taken out. A process that was forked during such
+a change has a copy of all that and is repaired in the same way.
 
 The exit code is 0 if all is in order afterwards, 3 if a place was overwritten by
 somebody else, 5 if the target was busy.
@@ -79,11 +81,17 @@ func printRepaired(p *printer, r *process.Repaired) error {
 	}
 	did := 0
 	for _, one := range r.Processes {
-		if one.Did == process.DidNothing {
+		if one.Did == process.DidNothing && one.Handlers == 0 {
 			continue
 		}
 		did++
 		if p.json {
+			continue
+		}
+		if one.Handlers > 0 {
+			p.Printf("process %d  %s\n", one.PID, plural(one.Handlers, "handler of breakpoints", "handlers of breakpoints"))
+		}
+		if one.Did == process.DidNothing {
 			continue
 		}
 		what := "memory"
@@ -91,6 +99,9 @@ func printRepaired(p *printer, r *process.Repaired) error {
 			what = one.Kind
 		}
 		p.Printf("process %d  %s of %s  %s, %s\n", one.PID, what, strings.Join(one.Patches, ", "), p.Paint(bold, one.Did), plural(one.Writes, "write", "writes"))
+	}
+	for _, n := range r.Notes {
+		p.Warn("%s", n)
 	}
 	if len(r.Others) > 0 {
 		p.Hint("the change was also about %s: repair them too", numbers(r.Others))

@@ -11,7 +11,7 @@ import (
 func retargetCommand() *cli.Command {
 	return &cli.Command{
 		Name: "retarget", Usage: "put a patch in the place of all others of running processes", ArgsUsage: "PKG", Category: groupRun,
-		Flags: slices.Concat(processFlags(), loaderFlags(), requireFlags(), []cli.Flag{jsonFlag()}),
+		Flags: slices.Concat(processFlags(), loaderFlags(), switchFlags(), requireFlags(), []cli.Flag{jsonFlag()}),
 		Description: `
 Applies a package and reverts every patch that is applied, as one change. The
 redirect of a function that both replace is led from one replacement to the

@@ -11,7 +11,7 @@ import (
 func revertCommand() *cli.Command {
 	return &cli.Command{
 		Name: "revert", Usage: "take a patch back out of running processes or the kernel", ArgsUsage: "NAME", Category: groupRun,
-		Flags: slices.Concat(selectorFlags(), loaderFlags(), kernelFlags(), []cli.Flag{
+		Flags: slices.Concat(selectorFlags(), loaderFlags(), switchFlags(), kernelFlags(), []cli.Flag{
 			&cli.StringFlag{Name: "to", Usage: "every patch that was applied after `NAME`"},
 			&cli.BoolFlag{Name: "all", Usage: "every patch; kernel: every livepatch, whoever made it", DisableDefaultText: true},
 			jsonFlag(),
@@ -22,7 +22,8 @@ needed: the process holds the record of what was written. The patch's memory
 stays mapped, in case something still holds an address in it; status shows it.
 NAME is the name of the patch, as status and inspect show it. A patch on which
 others rest is not taken back without them: --to takes back what came after it,
---all takes back everything; either is one change, as apply is.
+--all takes back everything; either is one change, as apply is. With
+--switch int3 threads run on, as with apply.
 
 With --kernel the patch is disabled, and its module is unloaded when no task
 runs its code any more. NAME is that of the package, or of the livepatch as

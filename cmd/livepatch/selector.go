@@ -38,6 +38,15 @@ func loaderFlags() []cli.Flag {
 	}
 }
 
+// switchFlags choose how code is changed.
+func switchFlags() []cli.Flag {
+	return []cli.Flag{
+		&cli.StringFlag{Name: "switch", Usage: "`WAY` to change code: stop, while nothing runs, or int3, while threads run", DefaultText: string(process.SwitchStop)},
+		&cli.StringFlag{Name: "sync", Usage: "`WAY` of int3 to synchronise processors: interrupt or membarrier", DefaultText: "by the number of threads"},
+		&cli.BoolFlag{Name: "chain-sigtrap", Usage: "int3 may give signals to the target's own handler of SIGTRAP", DisableDefaultText: true},
+	}
+}
+
 // selected returns the processes that the selector names; nil if there is none.
 func selected(c *cli.Context) ([]int, error) {
 	given := 0
@@ -90,7 +99,7 @@ func kernelFlags() []cli.Flag {
 // what does not go together: options of processes with --kernel, options of
 // the kernel without it.
 func selectsKernel(c *cli.Context, only ...string) (bool, error) {
-	other := []string{"pid", "exe", "service", "max-pause", "scan-memory"}
+	other := []string{"pid", "exe", "service", "max-pause", "scan-memory", "switch", "sync", "chain-sigtrap"}
 	if !c.Bool("kernel") {
 		other = only
 	}
@@ -121,12 +130,38 @@ func loaderOptions(c *cli.Context, p *printer) (process.Options, error) {
 		MaxPause: c.Duration("max-pause"), Timeout: c.Duration("timeout"),
 		DryRun: c.Bool("dry-run"), ScanMemory: c.Bool("scan-memory"), Progress: p.Progress,
 	}
+	if err := switchOptions(c, &opt); err != nil {
+		return opt, err
+	}
 	for _, name := range []string{"max-pause", "timeout"} {
 		if c.IsSet(name) && c.Duration(name) <= 0 {
 			return opt, hintHelp(usageErrorf("--%s must be positive", name), c.Command)
 		}
 	}
 	return opt, nil
+}
+
+// switchOptions reads how code is to be changed.
+func switchOptions(c *cli.Context, opt *process.Options) error {
+	opt.Switch, opt.Sync, opt.ChainSigtrap = process.Switch(c.String("switch")), process.Sync(c.String("sync")), c.Bool("chain-sigtrap")
+	switch opt.Switch {
+	case "":
+		opt.Switch = process.SwitchStop
+	case process.SwitchStop, process.SwitchInt3:
+	default:
+		return hintHelp(usageErrorf("--switch takes stop or int3, not %q", c.String("switch")), c.Command)
+	}
+	switch opt.Sync {
+	case "", process.SyncInterrupt, process.SyncMembarrier:
+	default:
+		return hintHelp(usageErrorf("--sync takes interrupt or membarrier, not %q", c.String("sync")), c.Command)
+	}
+	for _, name := range []string{"sync", "chain-sigtrap"} {
+		if c.IsSet(name) && opt.Switch != process.SwitchInt3 {
+			return hintHelp(usageErrorf("--%s goes with --switch int3 only", name), c.Command)
+		}
+	}
+	return nil
 }
 
 // printChange shows what apply or revert did; the last line goes to standard
@@ -145,6 +180,12 @@ func printChange(p *printer, r *process.Result, did string) error {
 			}
 		}
 	}
+	for _, n := range r.Notes {
+		p.Warn("%s", n)
+	}
+	for _, pid := range r.Forked {
+		p.Warn("process %d was forked half-way; it runs, and needs livepatch repair --pid %d", pid, pid)
+	}
 	where := fmt.Sprintf("process %d", r.Processes[0].PID)
 	if n := len(r.Processes); n > 1 {
 		where = fmt.Sprintf("%d processes", n)
@@ -152,6 +193,11 @@ func printChange(p *printer, r *process.Result, did string) error {
 	if r.DryRun {
 		p.Note("nothing was changed; %s could be %s in %s now, stopped for %s to find out",
 			plural(r.Functions, "function", "functions"), did, where, milliseconds(r.Pause.Total))
+		return nil
+	}
+	if r.Switch == process.SwitchInt3 {
+		p.Note("%s %s in %s within %s, no thread held longer than %s", did, plural(r.Functions, "function", "functions"), where,
+			milliseconds(r.Took), milliseconds(r.Pause.Total))
 		return nil
 	}
 	p.Note("%s %s in %s, paused %s", did, plural(r.Functions, "function", "functions"), where, milliseconds(r.Pause.Total))

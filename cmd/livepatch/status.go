@@ -138,8 +138,11 @@ func printStatus(p *printer, list []*process.Report) error {
 		return err
 	}
 	for _, s := range list {
-		if c := s.Change; c != nil && !c.Alive {
+		switch c := s.Change; {
+		case c != nil && !c.Alive:
 			p.Hint("livepatch repair --pid %d ends the %s that was interrupted there", s.PID, c.Kind)
+		case c == nil && s.Handlers > 0:
+			p.Hint("livepatch repair --pid %d takes out a handler of breakpoints that a change has left behind", s.PID)
 		}
 	}
 	return nil

@@ -13,7 +13,7 @@ const (
 	HoldsOther Holds = iota // neither, or it cannot be read
 	HoldsOld                // the bytes from before the step
 	HoldsNew                // the bytes of the step
-	HoldsTorn               // the first bytes new, the others old: a write over two pages that was cut
+	HoldsTorn               // the first bytes new, the others old: a write over two pages that was cut; or a breakpoint before such
 )
 
 // A Place is a step and what was found where it belongs.

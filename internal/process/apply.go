@@ -87,6 +87,9 @@ func attempt(pids []int, pkg *pack.Package, goes removal, deadline time.Time, op
 	}
 	opt.progress("stopping the target", 0, 0)
 	if err := c.commit(deadline); err != nil {
+		if c.entered {
+			return nil, retire(plan.installs, err)
+		}
 		return nil, abort(procs, plan.installs, err, opt)
 	}
 	return c.result(), nil
@@ -260,6 +263,23 @@ func mapEverywhere(procs []*proc, list []*installation, deadline time.Time, opt 
 
 func of(p *proc, list []*installation) []*installation {
 	return slices.DeleteFunc(slices.Clone(list), func(in *installation) bool { return in.p != p })
+}
+
+// retire marks memory that nothing leads to any more, but that threads may have
+// come to.
+func retire(list []*installation, err error) error {
+	if StateOf(err) == Interrupted {
+		return err
+	}
+	for _, in := range list {
+		if in.mapped || in.reused {
+			e := in.p.setState(&in.record, live.Reverted)
+			if e != nil && !errors.Is(in.p.orEnded(e), errEnded) {
+				err = errors.Join(err, e)
+			}
+		}
+	}
+	return err
 }
 
 // abort takes back what was mapped, for code that nothing has led to.

@@ -67,13 +67,18 @@ func (c *checker) busy(t *thread, h live.Hit) error {
 }
 
 func (c *checker) thread(t *thread) error {
-	if err := t.getRegs(); err != nil {
-		if errors.Is(err, errGone) {
-			return nil
-		}
-		return err
+	moved, _, err := c.p.heading(t)
+	var h live.Hit
+	inside := false
+	switch {
+	case err != nil:
+	case moved:
+		// It has met a breakpoint of a change that a dead loader made while threads
+		// ran, and goes on at the start of what came, whether or not that goes
+		// again: such a change lets calls finish.
+	default:
+		h, inside, err = c.stepOut(t, c.limit)
 	}
-	h, inside, err := c.stepOut(t, c.limit)
 	switch {
 	case errors.Is(err, errGone):
 		return nil
@@ -82,7 +87,14 @@ func (c *checker) thread(t *thread) error {
 	case err != nil:
 		return err
 	}
-	for _, v := range t.regs.general() {
+	return c.words(t)
+}
+
+// words looks for return addresses in a thread's registers, at the given ones
+// besides, and on its stack.
+func (c *checker) words(t *thread, more ...uint64) error {
+	general := t.regs.general()
+	for _, v := range slices.Concat(general[:], more) {
 		if h, ok := c.ranges.Word(v); ok {
 			return c.busy(t, h)
 		}

@@ -31,6 +31,13 @@ type change struct {
 	counts map[*proc]int // threads
 	seen   []int         // processes that there were when the change was prepared
 	remedy Remedy        // what is done about an earlier change; 0 if this is one of its own
+
+	// Of SwitchInt3.
+	entered bool // a thread may have executed what came, though it went again
+	sync    Sync
+	took    time.Duration // from the first handler to the last
+	forked  []int         // processes that were forked meanwhile
+	notes   []string      // of what is left behind
 }
 
 // part is what changes in one process.
@@ -89,6 +96,9 @@ func (p *proc) lookAtEnd(r *live.Range) {
 
 // commit tries until the change is made, is refused, or the time is over.
 func (c *change) commit(deadline time.Time) error {
+	if c.opt.Switch == SwitchInt3 && c.remedy == 0 {
+		return c.commitRunning(deadline)
+	}
 	stage := ""
 	tries, err := retry(deadline, c.opt, func() (err error) {
 		stage, err = c.try()
@@ -348,10 +358,21 @@ func (c *change) rollBack() error {
 		for _, s := range slices.Backward(x.done) {
 			errs = append(errs, x.p.writeVerified(s.Old, s.Addr, x.p.anyThread()))
 		}
+		x.done = nil
+	}
+	return errors.Join(append(errs, c.restoreControls())...)
+}
+
+// restoreControls makes the records say what they said before.
+func (c *change) restoreControls() error {
+	var errs []error
+	for _, x := range slices.Backward(c.parts) {
+		if errors.Is(x.p.same(), errEnded) {
+			continue
+		}
 		for _, m := range x.members {
 			errs = append(errs, x.p.writeVerified(m.was.Encode(), m.record.Base+live.ControlOffset, x.p.anyThread()))
 		}
-		x.done = nil
 	}
 	return errors.Join(errs...)
 }
@@ -386,7 +407,10 @@ func (p *proc) writeVerified(b []byte, addr uint64, t *thread) error {
 
 // result says what was done.
 func (c *change) result() *Result {
-	r := &Result{Attempts: c.tries, DryRun: c.opt.DryRun, Pause: c.pause, Applied: []string{}, Reverted: []string{}, Unpatched: c.unpatched()}
+	r := &Result{Attempts: c.tries, DryRun: c.opt.DryRun, Pause: c.pause, Applied: []string{}, Reverted: []string{}, Unpatched: c.unpatched(), Switch: SwitchStop}
+	if c.opt.Switch == SwitchInt3 {
+		r.Switch, r.Sync, r.Took, r.Forked, r.Notes = SwitchInt3, c.sync, c.took, c.forked, c.notes
+	}
 	functions := map[uint64]bool{}
 	for _, x := range c.parts {
 		out := Patched{PID: x.p.pid, Threads: c.counts[x.p]}

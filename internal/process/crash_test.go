@@ -32,9 +32,11 @@ type way struct {
 
 func ways() []way {
 	near := [2]replaced{}
-	return []way{
-		{name: "direct-stop", strategy: [2][2]replaced{near, near}},
+	list := []way{{name: "direct-stop", strategy: [2][2]replaced{near, near}}}
+	if os.Getenv("LIVEPATCH_SLOW") != "" { // TestInt3LoaderDies does it at some steps
+		list = append(list, way{name: "direct-int3", strategy: [2][2]replaced{near, near}, env: []string{"LIVEPATCH_SWITCH=int3"}})
 	}
+	return list
 }
 
 // deed is what the loader does when it is killed.

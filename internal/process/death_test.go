@@ -27,7 +27,8 @@ func TestMain(m *testing.M) {
 	os.Exit(m.Run())
 }
 
-// load does what LIVEPATCH_DO says with a package: "apply" if it says nothing.
+// load does what LIVEPATCH_DO says with a package, "apply" if it says nothing, in
+// the way of LIVEPATCH_SWITCH.
 // It is killed when the n-th step of the name in LIVEPATCH_DIE_AT is reached.
 func load() error {
 	name, count, _ := strings.Cut(os.Getenv("LIVEPATCH_DIE_AT"), ":")
@@ -44,7 +45,7 @@ func load() error {
 	if err != nil {
 		return err
 	}
-	opt := Options{hook: func(at string) {
+	opt := Options{Switch: Switch(os.Getenv("LIVEPATCH_SWITCH")), Timeout: time.Minute, hook: func(at string) {
 		if at != name {
 			return
 		}

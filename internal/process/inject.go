@@ -59,11 +59,13 @@ func (p *proc) withThread(deadline time.Time, opt *Options, run func(*injection)
 		tried++
 		p.threads = []*thread{t}
 		err = p.standStill(t, deadline)
+		stood := time.Now()
 		if err == nil {
 			err = p.suitable(t)
 		}
 		switch {
 		case err == nil:
+			defer func() { p.longest = max(p.longest, time.Since(stood)) }()
 			return p.inject(t, g, deadline, opt, run)
 		case errors.Is(err, errExec):
 			p.release()

@@ -21,6 +21,10 @@ type Options struct {
 	DryRun     bool          // do everything but map memory and write
 	ScanMemory bool          // look through all writable memory instead of refusing coroutines
 
+	Switch       Switch // how code is changed; "" means SwitchStop
+	Sync         Sync   // how SwitchInt3 synchronises threads; "" lets it choose
+	ChainSigtrap bool   // SwitchInt3 may give other signals to the target's own handler of SIGTRAP
+
 	// Belongs, if set, chooses the processes in place of their numbers: it
 	// reports whether one is to be changed. It is asked again while those stand
 	// that were found first, so that none that they start is missed.
@@ -42,6 +46,26 @@ type Options struct {
 	held  *thread
 	fresh bool
 }
+
+// Switch is a way to change code that threads may be executing. docs/switching.md
+// compares them.
+type Switch string
+
+// The ways.
+const (
+	SwitchStop Switch = "stop" // all threads stand still
+	SwitchInt3 Switch = "int3" // they run; a breakpoint keeps them away from what is half written
+)
+
+// Sync is a way to make sure that no processor goes on with what it fetched
+// before a write.
+type Sync string
+
+// The ways.
+const (
+	SyncInterrupt  Sync = "interrupt"  // stop the threads one after another
+	SyncMembarrier Sync = "membarrier" // let one of them make the system call of this name
+)
 
 // The defaults of Options.
 const (
@@ -85,6 +109,12 @@ type Result struct {
 	Attempts  int       `json:"attempts"`  // stops that were needed
 	DryRun    bool      `json:"dry_run,omitempty"`
 	Pause     Pause     `json:"pause"`
+
+	Switch Switch        `json:"switch"`
+	Sync   Sync          `json:"sync,omitempty"`    // of SwitchInt3, as are the following
+	Took   time.Duration `json:"took_ns,omitempty"` // until all was written and the handler was gone
+	Forked []int         `json:"forked,omitempty"`  // processes that were forked half-way and need Repair
+	Notes  []string      `json:"notes,omitempty"`   // of what is left behind in the target
 }
 
 // Patched is one process.
@@ -137,6 +167,7 @@ type Repaired struct {
 	Others    []int             `json:"others,omitempty"` // processes that the same changes were about, and that still need repair
 	DryRun    bool              `json:"dry_run,omitempty"`
 	Pause     Pause             `json:"pause"`
+	Notes     []string          `json:"notes,omitempty"` // of what is left behind in the targets
 }
 
 // RepairedProcess is what was done in one process.
@@ -146,6 +177,8 @@ type RepairedProcess struct {
 	Kind    string   `json:"kind,omitempty"` // of the change: "apply", "retarget", "revert"
 	Patches []string `json:"patches"`
 	Writes  int      `json:"writes"` // that it took
+
+	Handlers int `json:"handlers,omitempty"` // of breakpoints that were taken out
 }
 
 // What is done in a process.
@@ -161,11 +194,14 @@ type Report struct {
 	PID     int                `json:"pid"`
 	Patches []live.Report      `json:"patches"`
 	Change  *live.ChangeReport `json:"change,omitempty"` // that a loader has begun and not ended
+
+	Handlers int `json:"handlers,omitempty"` // of breakpoints
 }
 
 // Pause is how long the last stop took, in nanoseconds. Total is from the
 // first request to stop to the last thread's release, so that no thread was
-// held longer.
+// held longer. With SwitchInt3 it is the longest time for which one thread was
+// held, and there are no parts.
 type Pause struct {
 	Total time.Duration `json:"total_ns"`
 	Stop  time.Duration `json:"stop_ns"`  // until every thread stood still

@@ -74,6 +74,7 @@ type thread struct {
 	grouped bool // by job control
 	signal  int  // to deliver when it is let go: it stopped to receive this
 	regs    registers
+	ran     time.Time // when a visit last saw it run
 }
 
 // seize makes this OS thread the tracer of a thread. While the process starts

@@ -3,6 +3,7 @@
 package process
 
 import (
+	"errors"
 	"runtime"
 	"slices"
 	"time"
@@ -14,7 +15,8 @@ import (
 // finishes or takes back what memory says is half done, with the checks of an
 // apply or a revert, and retires memory of patches to which nothing leads yet.
 // Without a remedy it finishes what was written everywhere and takes back
-// anything else. Any loader can do it; the record in the target is enough.
+// anything else. Handlers of breakpoints are taken out. Any loader can do it; the
+// record in the target is enough.
 func Repair(pids []int, remedy Remedy, opt Options) (*Repaired, error) {
 	runtime.LockOSThread()
 	defer runtime.UnlockOSThread()
@@ -25,24 +27,39 @@ func Repair(pids []int, remedy Remedy, opt Options) (*Repaired, error) {
 		return nil, &ApplyError{"prepare", Unchanged, err}
 	}
 	out := &Repaired{Processes: []RepairedProcess{}, DryRun: opt.DryRun}
-	if out.Others, remedy, err = decide(procs, remedy); err != nil {
+	for _, p := range procs {
+		err = errors.Join(err, p.notSwitching())
+	}
+	if err == nil {
+		out.Others, remedy, err = decide(procs, remedy)
+	}
+	if err != nil {
 		return nil, &ApplyError{"prepare", Unchanged, err}
 	}
 	c := &change{procs: procs, opt: &opt, forbid: map[*proc]*live.Ranges{}, seen: seen, remedy: remedy}
 	needed := false
 	for _, p := range procs {
 		did := c.addRepair(p)
-		out.Processes = append(out.Processes, did)
 		needed = needed || did.Did != DidNothing
+		did.Handlers = len(p.traps)
+		out.Processes = append(out.Processes, did)
 	}
-	if !needed {
-		return out, nil
+	if needed {
+		opt.progress("stopping the target", 0, 0)
+		if err := c.commit(deadline); err != nil {
+			return nil, err
+		}
+		out.Pause = c.pause
 	}
-	opt.progress("stopping the target", 0, 0)
-	if err := c.commit(deadline); err != nil {
-		return nil, err
+	// From here on there are no breakpoints.
+	for _, p := range procs {
+		if opt.DryRun {
+			break
+		}
+		if note := p.removeTraps(); note != "" {
+			out.Notes = append(out.Notes, note)
+		}
 	}
-	out.Pause = c.pause
 	return out, nil
 }
 

@@ -10,7 +10,7 @@ func Status(pid int) (*Report, error) {
 		return nil, err
 	}
 	defer p.close()
-	r := &Report{PID: pid, Patches: p.patches.Reports(alive)}
+	r := &Report{PID: pid, Patches: p.patches.Reports(alive), Handlers: len(p.traps)}
 	if c := p.patches.Pending; c != nil {
 		r.Change = c.Report(alive(c.Leader.Owner))
 	}

@@ -6,6 +6,7 @@ import (
 	"bytes"
 	"encoding/binary"
 	"time"
+	"unsafe"
 
 	"golang.org/x/sys/unix"
 
@@ -39,6 +40,12 @@ func (c *checker) stepOut(t *thread, limit time.Time) (hit live.Hit, inside bool
 		}
 		if err := t.nudge(nudges, limit); err != nil {
 			return hit, true, err
+		}
+		switch moved, _, err := c.p.heading(t); {
+		case err != nil:
+			return hit, true, err
+		case moved: // it has met a breakpoint, see thread
+			return hit, false, nil
 		}
 	}
 }
@@ -83,10 +90,7 @@ func (t *thread) nudge(i int, limit time.Time) error {
 	if err := t.interrupt(); err != nil {
 		return err
 	}
-	if err := t.waitStop(limit); err != nil {
-		return err
-	}
-	return t.getRegs()
+	return t.waitStop(limit)
 }
 
 // atSyscall reports whether the thread is about to make a system call, in which
@@ -115,8 +119,11 @@ func (t *thread) step(limit time.Time) error {
 		return err
 	}
 	t.stopped = true
-	if s := ws.StopSignal(); s != unix.SIGTRAP && int(ws)>>16 == 0 {
+	if s := ws.StopSignal(); int(ws)>>16 == 0 {
 		t.signal = int(s)
+		if s == unix.SIGTRAP && t.stepped() {
+			t.signal = 0
+		}
 	}
 	if err := t.getRegs(); err != nil {
 		return err
@@ -125,4 +132,12 @@ func (t *thread) step(limit time.Time) error {
 		return errExec
 	}
 	return nil
+}
+
+// stepped reports whether the SIGTRAP that a thread has stopped for is that of the
+// step, not of a breakpoint, or sent by somebody.
+func (t *thread) stepped() bool {
+	var info siginfo
+	err := ptrace(unix.PTRACE_GETSIGINFO, t.tid, 0, unsafe.Pointer(&info))
+	return err == nil && info.code > 0 && info.code != sigKernel
 }

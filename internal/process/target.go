@@ -39,6 +39,10 @@ type proc struct {
 	threads []*thread        // while stopped
 	seized  map[int]bool     // threads that were neither let go nor seen to end
 	missed  bool             // a thread vanished that was seized
+	traps   []*live.Trap     // handlers of breakpoints in its memory
+	barrier bool             // it may make the membarrier call that synchronises processors
+	counted int              // threads that the last visit saw
+	longest time.Duration    // that a visit held one
 	opt     *Options         // of tests, nil without
 }
 
@@ -210,6 +214,8 @@ func (p *proc) read() error {
 	p.images = resolve.Order(p.mem, resolve.Images(p.mem, p.maps), p.entry)
 	p.extents = patchExtents(p.maps)
 	p.patches = live.Look(p.mem, live.Find(p.mem, p.extents))
+	p.traps = live.FindTraps(p.mem, trapExtents(p.maps))
+	p.patches.Trapped(p.traps)
 	return p.alive()
 }
 
@@ -289,9 +295,11 @@ func (p *proc) writeMem(b []byte, addr uint64, t *thread) error {
 type status struct {
 	state       byte
 	tracer      int
-	uid, gid    int // effective
-	ignored     uint64
-	seccomp     int // mode
+	uid, gid    int    // effective
+	seccomp     int    // mode
+	ignored     uint64 // signals, bit 0 is signal 1
+	blocked     uint64
+	caught      uint64 // signals that have a handler
 	shadowStack bool
 }
 
@@ -326,6 +334,10 @@ func readStatus(path string) (s status, err error) {
 			s.ignored, _ = strconv.ParseUint(f[0], 16, 64)
 		case "Seccomp":
 			s.seccomp, _ = strconv.Atoi(f[0])
+		case "SigBlk":
+			s.blocked, _ = strconv.ParseUint(f[0], 16, 64)
+		case "SigCgt":
+			s.caught, _ = strconv.ParseUint(f[0], 16, 64)
 		case "x86_Thread_features":
 			s.shadowStack = strings.Contains(value, "shstk")
 		}

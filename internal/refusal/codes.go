@@ -103,6 +103,9 @@ const (
 	// The running target.
 	WrongTarget     Code = "wrong-target"
 	SiteChanged     Code = "site-changed"
+	NeedsStop       Code = "needs-stop"
+	SigtrapBlocked  Code = "sigtrap-blocked"
+	SigtrapHandled  Code = "sigtrap-handled"
 	AlreadyTraced   Code = "already-traced"
 	NoPermission    Code = "no-permission"
 	Seccomp         Code = "seccomp"
@@ -207,6 +210,9 @@ var Codes = []struct {
 	{UnwindMissing, "the unwind tables do not cover the new code"},
 	{WrongTarget, "the process or kernel is not the one that the package was made for"},
 	{SiteChanged, "the patch site does not hold the expected bytes"},
+	{NeedsStop, "the change cannot be made while threads run"},
+	{SigtrapBlocked, "a thread that meets a breakpoint would be killed"},
+	{SigtrapHandled, "the target handles SIGTRAP itself"},
 	{AlreadyTraced, "another process traces the target"},
 	{NoPermission, "the system does not permit what the loader has to do"},
 	{Seccomp, "a seccomp filter covers the target and cannot be suspended"},

@@ -1,0 +1,425 @@
+//go:build linux && amd64
+
+package process
+
+import (
+	"debug/elf"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"runtime/debug"
+	"slices"
+	"time"
+
+	"livepatch/internal/live"
+	"livepatch/internal/refusal"
+	"livepatch/trampoline"
+)
+
+// Changing code while threads run. The order of the writes and why it is safe is
+// in trampoline/x86_live.go. What is not looked at, because it can be known only
+// while nothing runs, is whether a thread is inside a function that goes: it
+// finishes there, as the memory of what goes stays mapped.
+
+// A liveChange is the change of one process in this way.
+type liveChange struct {
+	x      *part
+	rounds []trampoline.Round
+	sites  []trampoline.TrapSite
+	before *live.Ranges // where no thread may be at the start
+	inside *live.Ranges // where none may be when the second round begins; nil for nowhere
+	made   int          // rounds
+	trap   *live.Trap   // the handler
+}
+
+// commitRunning is commit for SwitchInt3.
+func (c *change) commitRunning(deadline time.Time) error {
+	list, err := c.planAllRunning()
+	if err != nil {
+		return &ApplyError{stageCheck, Unchanged, err}
+	}
+	// From here on every write can be made while threads run.
+	begin := time.Now()
+	if !c.opt.DryRun {
+		if err := c.installTraps(list, deadline); err != nil {
+			c.removeTraps(list)
+			return &ApplyError{stageCheck, Unchanged, errors.Join(c.orEnded(err), c.noted())}
+		}
+	}
+	// From here on a thread that meets a breakpoint is sent on.
+	c.opt.at("handlers")
+	stage := ""
+	c.tries, err = retry(deadline, c.opt, func() (err error) {
+		stage, err = c.tryRunning(list)
+		return err
+	})
+	if !c.opt.DryRun && StateOf(err) != Interrupted {
+		c.removeTraps(list)
+	}
+	c.took = time.Since(begin)
+	for _, s := range list {
+		c.counts[s.x.p] = s.x.p.counted
+		c.pause.Total = max(c.pause.Total, s.x.p.longest)
+	}
+	var known *ApplyError
+	switch {
+	case err == nil && !c.opt.DryRun:
+		c.findForked(list)
+		return nil
+	case err == nil:
+		return nil
+	case errors.As(err, &known):
+		return &ApplyError{known.Stage, known.State, errors.Join(err, c.noted())}
+	case c.entered:
+		return &ApplyError{stage, RolledBack, errors.Join(err, c.noted())}
+	}
+	return &ApplyError{stage, Unchanged, errors.Join(err, c.noted())}
+}
+
+// noted is what is left behind, nil if nothing is.
+func (c *change) noted() error {
+	var errs []error
+	for _, n := range c.notes {
+		errs = append(errs, errors.New(n))
+	}
+	return errors.Join(errs...)
+}
+
+// planAllRunning plans the rounds of every process, or refuses.
+func (c *change) planAllRunning() ([]*liveChange, error) {
+	var list []*liveChange
+	var reasons refusal.List
+	c.counts = map[*proc]int{}
+	for _, x := range c.parts {
+		s, err := c.planRunning(x)
+		if err == nil {
+			err = x.p.permitTraps()
+		}
+		if !collect(&reasons, err) {
+			return nil, err
+		}
+		list = append(list, s)
+	}
+	return list, reasons.Err()
+}
+
+// planRunning plans the rounds of one process.
+func (c *change) planRunning(x *part) (*liveChange, error) {
+	s := &liveChange{x: x}
+	var edits []trampoline.Edit
+	for _, step := range x.steps {
+		edits = append(edits, trampoline.Edit{Addr: step.Addr, Old: step.Old, New: step.New})
+	}
+	var err error
+	if s.rounds, err = trampoline.LiveRounds(elf.EM_X86_64, edits); err != nil {
+		where := x.p.where()
+		var refused *trampoline.LiveError
+		if errors.As(err, &refused) {
+			for _, step := range x.steps {
+				if step.Addr == refused.Addr {
+					where += ": " + step.Name()
+				}
+			}
+		}
+		return nil, refusal.New(refusal.NeedsStop, where, "%v", err)
+	}
+	s.sites = trampoline.X86TrapSites(edits)
+	var inside []live.Range
+	for _, step := range x.steps {
+		e := trampoline.Edit{Addr: step.Addr, Old: step.Old, New: step.New}
+		start := step.Addr // where a thread meets the breakpoint: not inside
+		switch {
+		case slices.ContainsFunc(s.sites, func(o trampoline.TrapSite) bool { return jumpsTo(edits, o.Addr, step.Addr) }):
+			start-- // into the filler: its first byte is no entry that keeps calls away
+		case !e.Divided(elf.EM_X86_64):
+			continue
+		}
+		inside = append(inside, live.Range{Start: start, End: step.Addr + uint64(len(step.New)), Name: step.Name()})
+	}
+	before := slices.Clone(inside)
+	for _, m := range x.members {
+		if m.fill != nil { // nobody may be using the variables
+			start, end := m.record.Code()
+			before = append(before, live.Range{Start: start - 1, End: end, Name: "patch " + m.record.Name})
+		}
+	}
+	if len(inside) > 0 {
+		if c.opt.ScanMemory {
+			return nil, refusal.New(refusal.NeedsStop, x.p.where()+": "+inside[0].Name, "the program switches stacks, and its memory can be looked through only while nothing runs")
+		}
+		s.inside = live.NewRanges(inside)
+	}
+	s.before = live.NewRanges(before)
+	return s, nil
+}
+
+// jumpsTo reports whether the edit at from is, before or after, a jump to an
+// address.
+func jumpsTo(edits []trampoline.Edit, from, to uint64) bool {
+	for _, e := range edits {
+		if e.Addr != from {
+			continue
+		}
+		for _, code := range [][]byte{e.Old, e.New} {
+			if at, ok := trampoline.Target(elf.EM_X86_64, code, e.Addr); ok && at == to {
+				return true
+			}
+		}
+	}
+	return false
+}
+
+func (c *change) installTraps(list []*liveChange, deadline time.Time) error {
+	for _, s := range list {
+		_, err := retry(deadline, c.opt, func() error { return s.x.p.installTrap(s.sites, deadline) })
+		if err != nil {
+			return err
+		}
+		s.trap = s.x.p.traps[len(s.x.p.traps)-1]
+	}
+	return nil
+}
+
+func (c *change) removeTraps(list []*liveChange) {
+	for _, s := range list {
+		if note := s.x.p.removeTraps(); note != "" {
+			c.notes = append(c.notes, note)
+		}
+	}
+}
+
+// tryRunning makes the change once, or takes it back.
+func (c *change) tryRunning(list []*liveChange) (stage string, err error) {
+	defer debug.SetGCPercent(debug.SetGCPercent(-1)) // no collection while a thread waits
+	defer hurry()()
+	limit := time.Now().Add(c.opt.maxPause())
+	for _, s := range list {
+		if err := s.look(s.before, limit); err != nil {
+			return stageCheck, c.orEnded(err)
+		}
+	}
+	// From here on few threads, if any, are inside what changes.
+	if c.opt.DryRun {
+		return "", nil
+	}
+	if err := c.held(list, c.lead); err != nil {
+		return stageCheck, c.orEnded(err)
+	}
+	// From here on whoever finds the target knows what is being done to it.
+	c.opt.at("begun")
+	err = c.playRounds(list, limit)
+	if err == nil {
+		err = c.writing(list, c.end)
+	}
+	if err == nil {
+		return "", nil
+	}
+	if back := c.undoRounds(list); back != nil {
+		return stageWrite, &ApplyError{stageWrite, Interrupted, errors.Join(err, back)}
+	}
+	if transient(err) {
+		return stageWrite, err
+	}
+	return stageWrite, &ApplyError{stageWrite, RolledBack, c.orEnded(err)}
+}
+
+// lead makes sure that the target is as planned and says that the change begins.
+// No other loader can do so meanwhile.
+func (c *change) lead() error {
+	if err := c.newcomers(); err != nil {
+		return err
+	}
+	var reasons refusal.List
+	for _, x := range c.parts {
+		if err := x.p.alone(x.members); err != nil {
+			return err
+		}
+		reasons = append(reasons, x.p.sites(x.p.mem, x.steps)...)
+	}
+	if err := reasons.Err(); err != nil {
+		return err
+	}
+	if err := c.begin(); err != nil {
+		return errors.Join(err, c.restoreControls())
+	}
+	return nil
+}
+
+// held runs do while the first thread of every process stands.
+func (c *change) held(list []*liveChange, do func() error) error {
+	if len(list) == 0 {
+		return do()
+	}
+	return list[0].x.p.withMain(func() error { return c.held(list[1:], do) })
+}
+
+// writing runs do, and if it fails once more while the first thread of every
+// process stands: the kernel may let nobody write but through ptrace.
+func (c *change) writing(list []*liveChange, do func() error) error {
+	if do() == nil {
+		return nil
+	}
+	return c.held(list, do)
+}
+
+// playRounds makes all rounds in all processes, each round in all before the next
+// one in any.
+func (c *change) playRounds(list []*liveChange, limit time.Time) error {
+	rounds := 0
+	for _, s := range list {
+		s.made, rounds = 0, max(rounds, len(s.rounds))
+		s.x.done = s.x.done[:0]
+	}
+	for i := range rounds {
+		for _, s := range list {
+			c.entered = true
+			s.made = i + 1
+			if err := c.writeRound(list, s, i, false); err != nil {
+				return err
+			}
+		}
+		c.opt.at(fmt.Sprintf("round %d", i+1))
+		for _, s := range list {
+			if i == rounds-1 {
+				break // whoever takes the handler out stops every thread once more
+			}
+			if err := c.synchronise(s, i == 0, limit); err != nil {
+				return err
+			}
+		}
+		c.opt.at(fmt.Sprintf("synchronised %d", i+1))
+	}
+	for _, s := range list {
+		s.x.done = append(s.x.done, s.x.steps...)
+	}
+	return nil
+}
+
+// writeRound makes the writes of one round of one process, or takes them back.
+func (c *change) writeRound(list []*liveChange, s *liveChange, round int, back bool) error {
+	if round >= len(s.rounds) {
+		return nil
+	}
+	return c.writing(list, func() error {
+		for _, w := range s.rounds[round] {
+			if back {
+				w.Old, w.New = w.New, w.Old
+			} else if c.opt.fault != nil && c.opt.fault(w.Addr) {
+				return errFault
+			}
+			if err := s.x.p.writeVerified(w.New, w.Addr, s.x.p.anyThread()); err != nil {
+				return err
+			}
+			c.opt.at("written")
+		}
+		return nil
+	})
+}
+
+// undoRounds takes back what was made of the rounds, and the beginning.
+func (c *change) undoRounds(list []*liveChange) error {
+	var errs []error
+	note := func(err error) {
+		if !errors.Is(err, errEnded) { // nothing is left of that process
+			errs = append(errs, err)
+		}
+	}
+	rounds := 0
+	for _, s := range list {
+		rounds = max(rounds, s.made)
+	}
+	limit := time.Now().Add(c.opt.maxPause())
+	for i := rounds - 1; i >= 0; i-- {
+		for _, s := range list {
+			if s.made > i {
+				// A round that failed may have been made in part: its writes are of
+				// single bytes, or behind breakpoints.
+				note(c.writeRound(list, s, i, true))
+			}
+		}
+		for _, s := range list {
+			if s.made > i && i > 0 {
+				// With the last round taken back the breakpoints are there again.
+				note(c.synchronise(s, i == len(s.rounds)-1, limit))
+			}
+		}
+	}
+	for _, s := range list {
+		s.made, s.x.done = 0, nil
+	}
+	note(c.writing(list, c.restoreControls))
+	return errors.Join(errs...)
+}
+
+// synchronise makes every thread execute a serialising instruction, and, if clear
+// is demanded, makes sure that none is inside what changes.
+func (c *change) synchronise(s *liveChange, clear bool, limit time.Time) error {
+	p := s.x.p
+	switch {
+	case len(s.rounds) == 0:
+		return nil
+	case clear && s.inside != nil:
+		return s.look(s.inside, limit)
+	case p.barrier && (c.opt.Sync == SyncMembarrier || p.counted >= barrierFrom):
+		c.sync = SyncMembarrier
+		return p.synchronise(limit)
+	}
+	c.sync = SyncInterrupt
+	return p.visit(limit, func(*thread) error { return nil })
+}
+
+// barrierFrom is the number of threads from which one system call of one of them
+// takes less time than stopping each: docs/switching.md has the figures.
+const barrierFrom = 16
+
+// look makes sure that no thread is in the ranges or returns to them, and that
+// none would be killed by a breakpoint.
+func (s *liveChange) look(ranges *live.Ranges, limit time.Time) error {
+	p := s.x.p
+	if err := p.readMaps(); err != nil {
+		return err
+	}
+	check := checker{p: p, ranges: ranges, buf: make([]byte, 64<<10)}
+	return p.visit(limit, func(t *thread) error {
+		_, mask, err := p.heading(t)
+		switch {
+		case err != nil:
+			return err
+		case mask&trapBit != 0:
+			return &BusyError{PID: p.pid, Thread: t.tid, Reason: "blocks SIGTRAP"}
+		}
+		return check.words(t, t.regs.Rip)
+	})
+}
+
+// findForked looks for processes that were forked while there were breakpoints:
+// they have a copy of them, and of the handler, so they run, but somebody has to
+// end the change in them.
+func (c *change) findForked(list []*liveChange) {
+	all, err := All()
+	if err != nil {
+		return
+	}
+	for _, pid := range all {
+		if slices.ContainsFunc(c.procs, func(p *proc) bool { return p.pid == pid }) {
+			continue
+		}
+		mem, err := os.Open(fmt.Sprintf("/proc/%d/mem", pid))
+		if err != nil {
+			continue // a kernel thread, or not ours
+		}
+		for _, s := range list {
+			if s.copied(mem) {
+				c.forked = append(c.forked, pid)
+			}
+		}
+		mem.Close()
+	}
+}
+
+// copied reports whether memory holds a copy of the handler.
+func (s *liveChange) copied(mem io.ReaderAt) bool {
+	list := live.FindTraps(mem, [][2]uint64{{s.trap.Base, s.trap.Base + s.trap.Size}})
+	return len(list) == 1 && list[0].Owner == s.trap.Owner && list[0].Own == s.trap.Own
+}
