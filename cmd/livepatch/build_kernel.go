@@ -32,6 +32,9 @@ func buildKernelFlags() []cli.Flag {
 		&cli.StringFlag{Name: "kernel-src", Usage: "kernel: source `DIR`, with --config and --target VMLINUX"},
 		&cli.StringFlag{Name: "modules", Usage: "kernel: `DIR` with its modules"},
 		&cli.StringFlag{Name: "cc", Usage: "kernel: `COMPILER` (default: the one that the configuration names)"},
+		&cli.StringFlag{Name: "module-src", Usage: "kernel: source `DIR` of modules that are not in its tree; the patches are of it, the modules --target"},
+		&cli.StringFlag{Name: "build-path", Usage: "kernel: `DIR` in which those modules were built (default: --module-src)"},
+		&cli.StringSliceFlag{Name: "make-var", Usage: "kernel: `NAME=VALUE` of make that those modules were built with; repeatable"},
 		&cli.IntFlag{Name: "max-objects", Value: 100, Usage: "kernel: `NUMBER` of objects that a patch may touch"},
 	}, createKernelFlags())
 }
@@ -41,10 +44,11 @@ type kernelSite struct {
 	files   kernelPaths
 	source  string
 	image   string
-	modules string   // directory with the modules, "" if none was given
-	targets []string // other files given with --target
-	work    string   // directory of ours, kept
-	ours    bool     // the source is of the cache: nobody changes it
+	modules string         // directory with the modules, "" if none was given
+	targets []string       // other files given with --target
+	module  *kbuild.Module // whose source is patched instead of the kernel's, or nil
+	work    string         // directory of ours, kept
+	ours    bool           // the source is of the cache: nobody changes it
 
 	// compiler fetches the distribution's own; nil where that cannot be had.
 	compiler func(context.Context) (path string, err error)
@@ -74,9 +78,9 @@ func (o *images) buildKernel(c *cli.Context, p *printer, record *manifest.Build)
 		return in, err
 	}
 	b.image, b.sites = opened.Kernel, o.readAhead(opened)
-	tree, err := readPatches(c.StringSlice("patch"), b.site.source, record)
+	tree, err := readPatches(c.StringSlice("patch"), b.site.patched(), record)
 	if err != nil {
-		return in, err
+		return in, b.site.inKernel(err)
 	}
 	lines, err := diff.ParseLines(tree.Diff())
 	if err != nil {
@@ -196,12 +200,21 @@ func (b *kernelBuild) compile(tree *srcpatch.Tree) (objects []*kbuild.Object, er
 		return nil, err
 	}
 	// What cannot be covered at all is said before minutes are spent.
-	if err := kbuild.Check(tree); err != nil {
+	warnings, err := kbuild.Check(tree, b.site.module != nil)
+	if err != nil {
 		return nil, err
+	}
+	for _, w := range warnings {
+		b.p.Warn("%s", w)
 	}
 	t, err := k.Prepare(ctx, b.cc)
 	if err != nil {
 		return nil, err
+	}
+	if b.site.module != nil {
+		if t, err = t.Module(*b.site.module, b.dir); err != nil {
+			return nil, err
+		}
 	}
 	objects, notes, err := t.Compile(ctx, kbuild.Request{Changes: tree, Dir: b.dir, Limit: b.c.Int("max-objects")})
 	for _, n := range notes {
@@ -256,18 +269,38 @@ func (b *kernelBuild) inputs(objects []*kbuild.Object, lines *diff.LineShift) (i
 		return in, nil, err
 	}
 	for _, name := range slices.Sorted(mapKeys(files)) {
-		_, m, err := b.kernel(files[name])
+		m, err := b.openModule(files[name])
 		switch {
 		case err != nil:
 			return in, nil, err
-		case m == nil || m.Name != name:
+		case m.Name != name:
 			return in, nil, fmt.Errorf("read %s: this is not the module %s", files[name], name)
 		}
 		modules = append(modules, files[name])
 		paths = append(paths, targetPaths{file: files[name]})
 		in.Targets = append(in.Targets, build.Target{Name: filepath.Base(files[name]), Module: m, Pairs: pairs[name]})
 	}
+	for _, f := range b.site.targets { // one without a change may be what others need
+		if slices.Contains(modules, f) {
+			continue
+		}
+		m, err := b.openModule(f)
+		if err != nil {
+			return in, nil, err
+		}
+		modules = append(modules, f)
+		in.Kernel.Modules = append(in.Kernel.Modules, m)
+	}
 	return in, modules, b.neighbours(&in, paths)
+}
+
+// openModule opens a file that has to be a module.
+func (b *kernelBuild) openModule(file string) (*kimage.Module, error) {
+	_, m, err := b.kernel(file)
+	if err == nil && m == nil {
+		err = usageErrorf("--target %s is no module of a kernel", file)
+	}
+	return m, err
 }
 
 // moduleFiles finds the files of modules, by name.

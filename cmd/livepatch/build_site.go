@@ -3,24 +3,89 @@ package main
 import (
 	"context"
 	"crypto/sha256"
+	"errors"
 	"fmt"
 	"io/fs"
 	"iter"
 	"maps"
 	"os"
 	"path/filepath"
+	"regexp"
+	"strings"
 
 	"github.com/urfave/cli/v2"
 
 	"livepatch/internal/distro"
 	"livepatch/internal/image"
+	"livepatch/internal/kbuild"
 	"livepatch/internal/kimage"
+	"livepatch/internal/refusal"
+	"livepatch/internal/srcpatch"
 )
 
 func mapKeys[V any](m map[string]V) iter.Seq[string] { return maps.Keys(m) }
 
-// findKernelSite finds the parts of the kernel that the options name.
+// findKernelSite finds the parts of the kernel that the options name, and the
+// module apart from it.
 func findKernelSite(c *cli.Context, p *printer) (*kernelSite, error) {
+	module, err := givenModule(c)
+	if err != nil {
+		return nil, hintHelp(err, c.Command)
+	}
+	s, err := findKernel(c, p)
+	if err != nil {
+		return nil, err
+	}
+	if s.module = module; module != nil && len(s.targets) == 0 {
+		return nil, hintHelp(usageErrorf("--module-src needs the module with --target"), c.Command)
+	}
+	return s, nil
+}
+
+// givenModule is the module that --module-src names; nil without.
+func givenModule(c *cli.Context) (*kbuild.Module, error) {
+	if !c.IsSet("module-src") {
+		for _, name := range []string{"build-path", "make-var"} {
+			if c.IsSet(name) {
+				return nil, usageErrorf("--%s goes with --module-src", name)
+			}
+		}
+		return nil, nil
+	}
+	m := &kbuild.Module{Source: c.String("module-src"), BuildPath: c.String("build-path"), Vars: c.StringSlice("make-var")}
+	if m.BuildPath != "" && !filepath.IsAbs(m.BuildPath) {
+		return nil, usageErrorf("--build-path %s is not absolute", m.BuildPath)
+	}
+	for _, v := range m.Vars {
+		if name, _, ok := strings.Cut(v, "="); !ok || !makeVar.MatchString(name) {
+			return nil, usageErrorf("--make-var %q is not NAME=VALUE", v)
+		}
+	}
+	return m, nil
+}
+
+var makeVar = regexp.MustCompile(`^[A-Za-z_][A-Za-z0-9_]*$`)
+
+// patched is the directory that the patches are of.
+func (s *kernelSite) patched() string {
+	if s.module != nil {
+		return s.module.Source
+	}
+	return s.source
+}
+
+// inKernel makes a refusal of a patch of a module's source that changes a file
+// of the kernel, too: both are compiled in different ways.
+func (s *kernelSite) inKernel(err error) error {
+	var e *srcpatch.ApplyError
+	if s.module == nil || !errors.As(err, &e) || isRegular(filepath.Join(s.module.Source, e.File)) || !isRegular(filepath.Join(s.source, e.File)) {
+		return err
+	}
+	return refusal.New(refusal.Unsupported, e.File, "%s: it is a file of the kernel, and %s has none of that name: one package is of the one or the other", e.Patch, s.module.Source)
+}
+
+// findKernel finds the parts of the kernel.
+func findKernel(c *cli.Context, p *printer) (*kernelSite, error) {
 	switch {
 	case c.IsSet("kernel-src") && (c.IsSet("kernel") || c.Bool("debian")):
 		return nil, hintHelp(usageErrorf("--kernel-src and --kernel exclude each other"), c.Command)

@@ -3,12 +3,13 @@ package kbuild
 import (
 	"context"
 	"fmt"
-	"livepatch/internal/child"
 	"os"
 	"path"
 	"path/filepath"
 	"slices"
 	"strings"
+
+	"livepatch/internal/child"
 )
 
 // A command is how kbuild makes an object: the compiler, and perhaps objtool
@@ -96,7 +97,7 @@ func (c command) moved(from, to string) command {
 		}
 		return strings.ReplaceAll(w, from, to)
 	})
-	out.source = strings.ReplaceAll(c.source, from, to)
+	out.source, out.object = strings.ReplaceAll(c.source, from, to), strings.ReplaceAll(c.object, from, to)
 	return out
 }
 
@@ -137,7 +138,10 @@ func (c *command) flags(t *Tree) (out []string) {
 			i++
 		case w == "-c", w == c.source, strings.HasPrefix(w, "-Wp,-M"), strings.Contains(w, "-prefix-map="), w == "-I"+t.include():
 		default:
-			w = strings.ReplaceAll(w, t.src, "$(srctree)")
+			if t.module != nil {
+				w = strings.ReplaceAll(w, t.src, "$(M)")
+			}
+			w = strings.ReplaceAll(w, t.srctree, "$(srctree)")
 			out = append(out, strings.ReplaceAll(w, t.obj(), "$(objtree)"))
 		}
 	}

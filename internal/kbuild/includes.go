@@ -34,17 +34,9 @@ var noSources = map[string]bool{
 // scan reads the tree, or what it was found to be the last time, with what
 // has changed since.
 func (t *Tree) scan(ctx context.Context) (*includes, error) {
-	cache := filepath.Join(t.Work, "includes")
-	x := readIncludes(cache)
-	if x == nil || !t.Immutable {
-		fresh, err := t.scanAll(ctx, x)
-		if err != nil {
-			return nil, err
-		}
-		x = fresh
-		if err := x.write(cache); err != nil {
-			return nil, fmt.Errorf("keep which file includes which: %w", err)
-		}
+	x, err := t.scanned(ctx)
+	if err != nil {
+		return nil, err
 	}
 	return x, nil
 }
@@ -79,11 +71,35 @@ func (x *includes) anyIncludes(base string) bool {
 	return false
 }
 
+// scanned is what scan makes, without users. Modules are small: nothing of
+// them is kept.
+func (t *Tree) scanned(ctx context.Context) (*includes, error) {
+	if t.module != nil {
+		return t.scanAll(ctx, nil)
+	}
+	cache := filepath.Join(t.Work, "includes")
+	was := readIncludes(cache)
+	if was != nil && t.Immutable {
+		return was, nil
+	}
+	x, err := t.scanAll(ctx, was)
+	if err != nil {
+		return nil, err
+	}
+	if err := x.write(cache); err != nil {
+		return nil, fmt.Errorf("keep which file includes which: %w", err)
+	}
+	return x, nil
+}
+
 func (t *Tree) scanAll(ctx context.Context, was *includes) (*includes, error) {
 	x := &includes{files: map[string]includeFile{}}
-	arch, _ := t.arch()
 	n := 0
-	for _, root := range []string{t.files, t.obj()} { // a walk does not enter links
+	roots := []string{t.files, t.obj()} // a walk does not enter links
+	if t.module != nil {
+		roots = roots[:1]
+	}
+	for _, root := range roots {
 		err := filepath.WalkDir(root, func(file string, d fs.DirEntry, err error) error {
 			if err != nil {
 				return err
@@ -93,13 +109,12 @@ func (t *Tree) scanAll(ctx context.Context, was *includes) (*includes, error) {
 				return err
 			}
 			rel = filepath.ToSlash(rel)
-			parts := strings.Split(rel, "/")
 			switch {
 			case ctx.Err() != nil:
 				return context.Cause(ctx)
 			case root == t.files && slices.Contains(t.products, rel):
 				return skip(d)
-			case d.IsDir() && (noSources[parts[0]] || parts[0] == "arch" && len(parts) == 2 && parts[1] != arch):
+			case d.IsDir() && t.noSources(rel):
 				return filepath.SkipDir
 			case d.IsDir() || !sourceName(rel):
 				return nil
@@ -116,6 +131,16 @@ func (t *Tree) scanAll(ctx context.Context, was *includes) (*includes, error) {
 		}
 	}
 	return x, nil
+}
+
+// noSources reports whether nothing of this kernel is in a directory.
+func (t *Tree) noSources(dir string) bool {
+	if t.module != nil {
+		return false
+	}
+	arch, _ := t.arch()
+	parts := strings.Split(dir, "/")
+	return noSources[parts[0]] || parts[0] == "arch" && len(parts) == 2 && parts[1] != arch
 }
 
 // skip leaves out a file, or a directory with all that is in it.

@@ -40,7 +40,7 @@ func TestUsers(t *testing.T) {
 		"net/y.c": `#include "sub/z.h"`, "net/inc/sub/z.h": "",
 	})
 	writeTree(t, work, map[string]string{"build/arch/x86/include/generated/asm/w.h": "#include <linux/down.h>", "build/kernel/made.c": "#include <linux/down.h>"})
-	tree := &Tree{Kernel: &Kernel{Work: work}, src: src, files: src}
+	tree := &Tree{Kernel: &Kernel{Work: work}, place: place{src: src, files: src}}
 	for range 2 { // read, and then from what was kept
 		x, err := tree.scan(t.Context())
 		if err != nil {

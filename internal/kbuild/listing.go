@@ -27,6 +27,7 @@ srctree := %[2]s
 objtree := %[1]s
 src := %[4]s/%[3]s
 obj := %[5]s
+%[10]s
 srcroot := %[4]s
 SRCARCH := %[6]s
 ARCH := %[6]s
@@ -57,9 +58,14 @@ func (t *Tree) list(ctx context.Context, root, dir string) (*listing, error) {
 	}
 	l.known = true
 	arch, _ := t.arch()
+	obj, module, args := dir, "", []string{"make", "-s", "-r", "-R", "-f", "-"}
+	if t.module != nil {
+		obj, module = filepath.Join(root, dir), fmt.Sprintf("M := %[1]s\nKBUILD_EXTMOD := %[1]s", root)
+		args = append(args, t.module.Vars...)
+	}
 	p := child.Program{
-		Dir: root, Argv: []string{"make", "-s", "-r", "-R", "-f", "-"}, Env: t.env(),
-		Stdin:  fmt.Sprintf(listScript, t.obj(), t.src, dir, root, dir, arch, t.Compiler.Program, t.Release, file),
+		Dir: root, Argv: args, Env: t.env(),
+		Stdin:  fmt.Sprintf(listScript, t.obj(), t.srctree, dir, root, obj, arch, t.Compiler.Program, t.Release, file, module),
 		Output: l.line,
 	}
 	if _, err := p.Run(ctx); err != nil {
@@ -95,44 +101,58 @@ func (t *Tree) listed(ctx context.Context, dir string) (*listing, error) {
 	return l, err
 }
 
-// builds reports whether an object is part of the kernel or of one of its
-// modules: a directory builds it, and the directories above enter that one.
-func (t *Tree) builds(ctx context.Context, object string) (bool, error) {
-	for dir := path.Dir(object); dir != "."; dir = path.Dir(dir) {
+// target returns an object of the kernel or of one of its modules as kbuild
+// names it; "" if it is none: a directory builds it, and the directories above
+// enter that one.
+func (t *Tree) target(ctx context.Context, object string) (string, error) {
+	for _, dir := range t.above(object) {
 		l, err := t.listed(ctx, dir)
 		if err != nil {
-			return false, err
+			return "", err
 		}
-		if l.all[strings.TrimPrefix(object, dir+"/")] {
-			return t.entered(ctx, dir)
+		if l.all[below(dir, object)] {
+			if ok, err := t.entered(ctx, dir); !ok || err != nil {
+				return "", err
+			}
+			return object, nil
 		}
 		if l.known {
-			return false, nil
+			break
 		}
 	}
-	return false, nil
+	far, err := t.elsewhere(ctx)
+	return far[object], err
 }
 
-// entered reports whether the build goes into a directory. What is in the top
-// directory or right below arch/ARCH always is.
+// below is a path seen from a directory that it lies in.
+func below(dir, name string) string { return strings.TrimPrefix(name, dir+"/") }
+
+// entered reports whether the build goes into a directory: the one above, or
+// one further up, enters it.
 func (t *Tree) entered(ctx context.Context, dir string) (bool, error) {
-	for {
-		above := path.Dir(dir)
-		if above == "." || path.Dir(above) == "arch" || above == "arch" {
-			return true, nil
-		}
-		// A directory may be entered from the one above or from one further up.
-		found := false
-		for from := above; from != "." && !found; from = path.Dir(from) {
+next:
+	for !t.always(dir) {
+		for _, from := range t.above(dir) {
 			l, err := t.listed(ctx, from)
 			if err != nil {
 				return false, err
 			}
-			found = l.all[strings.TrimPrefix(dir, from+"/")+"/"]
+			if l.all[below(from, dir)+"/"] {
+				dir = from
+				continue next
+			}
 		}
-		if !found {
-			return false, nil
-		}
-		dir = above
+		return false, nil
 	}
+	return true, nil
+}
+
+// always reports whether a directory is built whatever Makefiles say: the
+// topmost ones of a kernel, and what is right below arch/ARCH; that of a module.
+func (p *place) always(dir string) bool {
+	if p.module != nil {
+		return dir == "."
+	}
+	above := path.Dir(dir)
+	return above == "." || above == "arch" || path.Dir(above) == "arch"
 }

@@ -56,7 +56,7 @@ func (t *Tree) newObject(ctx context.Context, l *listing, dir, base string) (*Ob
 		if owner == "" && strings.HasPrefix(name, "..") {
 			continue
 		}
-		sibling, err := t.before(ctx, []string{path.Join(dir, name)}, &touched{sources: []string{path.Join(dir, strings.TrimSuffix(name, ".o")+".c")}})
+		sibling, err := t.before(ctx, []string{inDir(dir, name)}, &touched{sources: []string{path.Join(dir, strings.TrimSuffix(name, ".o")+".c")}})
 		if err != nil {
 			return nil, err
 		}
@@ -70,16 +70,16 @@ func (t *Tree) newObject(ctx context.Context, l *listing, dir, base string) (*Ob
 
 // like makes an object that is compiled as another one is.
 func (t *Tree) like(sibling *Object, object string, part bool) (*Object, error) {
-	o := &Object{Name: object, Source: strings.TrimSuffix(object, ".o") + ".c", Module: sibling.Module, New: true}
+	o := &Object{Name: object, Source: strings.TrimSuffix(object, ".o") + ".c", Module: sibling.Module, New: true, target: object}
 	c := sibling.command
-	source := filepath.Join(t.src, o.Source)
+	source, word := filepath.Join(t.src, o.Source), t.objectWord(object)
 	was, name := kbuildName(sibling.Name), kbuildName(object)
 	o.command = c.edit(func(w string) string {
 		switch {
 		case w == c.source:
 			return source
 		case w == c.object:
-			return object
+			return word
 		case w == fmt.Sprintf(`-DKBUILD_BASENAME="%s"`, was):
 			return fmt.Sprintf(`-DKBUILD_BASENAME="%s"`, name)
 		case part:
@@ -88,11 +88,11 @@ func (t *Tree) like(sibling *Object, object string, part bool) (*Object, error) 
 		case w == "-D__KBUILD_MODNAME=kmod_"+was:
 			return "-D__KBUILD_MODNAME=kmod_" + name
 		case strings.HasPrefix(w, "-DKBUILD_MODFILE="):
-			return fmt.Sprintf(`-DKBUILD_MODFILE="%s"`, strings.TrimSuffix(object, ".o"))
+			return fmt.Sprintf(`-DKBUILD_MODFILE="%s"`, strings.TrimSuffix(word, ".o"))
 		}
 		return w
 	})
-	o.command.source, o.command.object = source, object
+	o.command.source, o.command.object = source, word
 	o.Flags = o.command.flags(t)
 	return o, o.command.check()
 }

@@ -29,6 +29,7 @@ type Object struct {
 	// function, before and after the patch.
 	Plain, Orig, Patched string
 
+	target  string // as kbuild names it: a path that may have ".." in it
 	command command
 }
 
@@ -45,7 +46,7 @@ type Request struct {
 // Compile makes the objects that a patch touches. What cannot be covered is
 // said before anything is compiled; notes say what was passed over.
 func (t *Tree) Compile(ctx context.Context, r Request) (objects []*Object, notes []string, err error) {
-	in, err := classify(r.Changes.Changes())
+	in, err := classify(r.Changes.Changes(), t.module != nil)
 	if err != nil {
 		return nil, nil, err
 	}
@@ -58,14 +59,14 @@ func (t *Tree) Compile(ctx context.Context, r Request) (objects []*Object, notes
 	if err != nil {
 		return nil, nil, err
 	}
-	names, err := t.units(ctx, in, r.Limit)
+	targets, err := t.units(ctx, in, r.Limit)
 	if err != nil {
 		return nil, nil, err
 	}
-	if n := len(names) + len(in.added); n > r.Limit {
+	if n := len(targets) + len(in.added); n > r.Limit {
 		return nil, nil, tooMany("the patch", n, "objects of this kernel would have to be compiled", r.Limit)
 	}
-	if objects, err = t.before(ctx, names, in); err != nil {
+	if objects, err = t.before(ctx, targets, in); err != nil {
 		return nil, nil, err
 	}
 	more, err := t.newObjects(ctx, in, lists)
@@ -76,6 +77,11 @@ func (t *Tree) Compile(ctx context.Context, r Request) (objects []*Object, notes
 	over := t.overlay(r, "source")
 	for _, o := range objects {
 		over.addReal(path.Dir(o.Source)) // so that "../x.h" is beside it
+		for i := range o.target {        // and "dir/../x.c" in the same tree as dir
+			if strings.HasPrefix(o.target[i:], "/../") {
+				over.addReal(path.Clean(o.target[:i]))
+			}
+		}
 	}
 	if err := over.link(""); err != nil {
 		return nil, nil, fmt.Errorf("make a tree with the patch: %w", err)
@@ -113,11 +119,12 @@ func (t *Tree) beforeDir() string { return filepath.Join(t.Work, "before") }
 // before has kbuild make the objects as they are, which says with which
 // commands, and to which module each belongs. Objects that turn out not to
 // depend on a changed file are left out.
-func (t *Tree) before(ctx context.Context, names []string, in *touched) (out []*Object, err error) {
+func (t *Tree) before(ctx context.Context, targets []string, in *touched) (out []*Object, err error) {
 	var missing []string
-	for _, name := range names {
-		if !t.Immutable || !isFile(filepath.Join(t.obj(), name)) || !isFile(savedPath(t.obj(), name)) {
-			missing = append(missing, name)
+	for _, target := range targets {
+		name := path.Clean(target)
+		if !t.Immutable || !isFile(filepath.Join(t.out(), name)) || !isFile(savedPath(t.out(), name)) {
+			missing = append(missing, target)
 		}
 	}
 	if len(missing) > 0 {
@@ -125,14 +132,15 @@ func (t *Tree) before(ctx context.Context, names []string, in *touched) (out []*
 			return nil, fmt.Errorf("compile before the patch: %w", err)
 		}
 	}
-	for _, name := range names {
-		o := &Object{Name: name, Source: strings.TrimSuffix(name, ".o") + ".c", Plain: filepath.Join(t.obj(), name)}
+	for _, target := range targets {
+		name := path.Clean(target)
+		o := &Object{Name: name, Source: strings.TrimSuffix(name, ".o") + ".c", Plain: filepath.Join(t.out(), name), target: target}
 		deps, err := o.readCommand(t)
 		if err != nil {
 			return nil, err
 		}
 		if slices.ContainsFunc(deps, func(dep string) bool {
-			rel, ok := inSource(t.src, dep)
+			rel, ok := t.find(dep)
 			return ok && slices.Contains(in.sources, rel)
 		}) {
 			out = append(out, o)
@@ -154,7 +162,7 @@ func savedPath(obj, name string) string {
 
 // readCommand reads the command of an object and what follows from it.
 func (o *Object) readCommand(t *Tree) (deps []string, err error) {
-	b, err := os.ReadFile(savedPath(t.obj(), o.Name))
+	b, err := os.ReadFile(savedPath(t.out(), o.Name))
 	if err != nil {
 		return nil, fmt.Errorf("read the command of %s: %w", o.Name, err)
 	}
@@ -162,7 +170,7 @@ func (o *Object) readCommand(t *Tree) (deps []string, err error) {
 	if err != nil {
 		return nil, fmt.Errorf("read the command of %s: %w", o.Name, err)
 	}
-	o.command = command{programs: programs, source: filepath.Join(t.src, o.Source), object: o.Name}
+	o.command = command{programs: programs, source: t.src + "/" + strings.TrimSuffix(o.target, ".o") + ".c", object: t.objectWord(o.target)}
 	o.Module = o.command.module()
 	o.Flags = o.command.flags(t)
 	return deps, o.command.check()
@@ -266,7 +274,7 @@ func (t *Tree) checkDeps(o *Object, over *overlay) error {
 		if err != nil {
 			continue
 		}
-		rel, ok := inSource(t.files, real)
+		rel, ok := t.find(real)
 		if _, patched := over.files[rel]; ok && (patched || over.omit[rel]) {
 			return refusal.New(refusal.Unsupported, o.Source, "it includes the patched %s by the path %s, which leads to the unpatched one",
 				rel, strings.TrimPrefix(dep, over.to+"/"))

@@ -6,7 +6,6 @@ import (
 	"errors"
 	"fmt"
 	"os"
-	"path"
 	"path/filepath"
 	"regexp"
 	"runtime"
@@ -24,10 +23,10 @@ const prepared = "1"
 type Tree struct {
 	*Kernel
 	Compiler *Compiler
-	src      string   // the source as kbuild sees it: clean of products of other builds
-	files    string   // where its files really are
-	products []string // what is in files and not in src, by path
+	srctree  string // the kernel's source as kbuild sees it: clean of products of other builds
 	dirs     map[string]*listing
+	far      map[string]string // what elsewhere found; nil before
+	place
 }
 
 // Prepare makes what single objects need: the configuration, generated
@@ -66,8 +65,8 @@ func (t *Tree) waits() { t.progress("waiting for another build of this kernel", 
 // key is everything that what is prepared depends on.
 func (t *Tree) key() (string, error) {
 	h := sha256.New()
-	fmt.Fprintln(h, prepared, t.Release, t.Compiler.Program, t.Compiler.Version, t.src)
-	for _, f := range []string{t.Config, t.Symvers, filepath.Join(t.src, "Makefile")} {
+	fmt.Fprintln(h, prepared, t.Release, t.Compiler.Program, t.Compiler.Version, t.srctree)
+	for _, f := range []string{t.Config, t.Symvers, filepath.Join(t.srctree, "Makefile")} {
 		if f == "" {
 			continue
 		}
@@ -193,7 +192,7 @@ func options(config []byte) map[string]bool {
 func (t *Tree) make(ctx context.Context, what string, args ...string) error {
 	n := 0
 	p := child.Program{
-		Dir: t.Work, Env: t.env(), Argv: append(append([]string{"make", "-C", t.src}, t.makeVars()...), args...),
+		Dir: t.Work, Env: t.env(), Argv: append(append([]string{"make", "-C", t.srctree}, t.makeVars()...), args...),
 		Output: func(line string) {
 			n++
 			t.progress(fmt.Sprintf("%s: %s", what, strings.Join(strings.Fields(line), " ")), 0, 0)
@@ -206,28 +205,34 @@ func (t *Tree) make(ctx context.Context, what string, args ...string) error {
 // makeVars are the variables of kbuild.
 func (t *Tree) makeVars() []string {
 	arch, triple := t.arch()
-	return []string{
+	vars := []string{
 		"O=" + t.obj(), "ARCH=" + arch, "CROSS_COMPILE=" + triple + "-", "CC=" + t.Compiler.Program,
 		"PAHOLE=" + filepath.Join(t.Work, "pahole"), "KERNELRELEASE=" + t.Release,
 		"KBUILD_BUILD_USER=livepatch", "KBUILD_BUILD_HOST=livepatch", "KCFLAGS=" + strings.Join(t.ownFlags(), " "),
 	}
+	if t.module != nil {
+		vars = append(append(vars, "M="+t.src), t.module.Vars...)
+	}
+	return vars
 }
 
 // ownFlags are ours, in every compilation: where the headers for patches are,
-// and no path of this machine in what the debugger reads.
+// and no path of this machine in what the debugger reads. Messages of a module
+// name the place where it was built.
 func (t *Tree) ownFlags() []string {
-	return []string{"-I" + t.include(), "-fdebug-prefix-map=" + t.src + "/=", "-fdebug-prefix-map=" + t.src + "=.",
+	flags := []string{"-I" + t.include(), "-fdebug-prefix-map=" + t.srctree + "/=", "-fdebug-prefix-map=" + t.srctree + "=.",
 		"-fdebug-prefix-map=" + t.obj() + "=.", "-fdebug-prefix-map=" + t.include() + "=."}
+	if t.module != nil {
+		flags = append(flags, "-fdebug-prefix-map="+t.src+"/=", "-fdebug-prefix-map="+t.src+"=.", "-fmacro-prefix-map="+t.src+"/="+t.module.BuildPath+"/")
+	}
+	return flags
 }
 
 // cleanSource finds out whether kbuild takes the source: one that something
 // was built in holds a configuration and headers of that build. Then kbuild
 // gets links to all but those.
 func (t *Tree) cleanSource() error {
-	src, err := filepath.EvalSymlinks(t.Source)
-	if err == nil {
-		src, err = filepath.Abs(src)
-	}
+	src, err := realPath(t.Source)
 	if err != nil {
 		return fmt.Errorf("read the kernel's source: %w", err)
 	}
@@ -241,10 +246,10 @@ func (t *Tree) cleanSource() error {
 	if strings.Contains(string(b), "call cmd,objtool") {
 		return fmt.Errorf("%s: kernels before 5.17 run objtool apart from the compiler; make the objects with the kernel's build, and the package with livepatch create", t.Source)
 	}
-	if strings.ContainsAny(src, " :'\"") || strings.ContainsAny(t.Work, " :'\"") {
-		return fmt.Errorf("%q, %q: make cannot work with spaces, colons or quotes in paths", src, t.Work)
+	if err := forMake(src, t.Work); err != nil {
+		return err
 	}
-	t.src, t.files, t.products = src, src, nil
+	t.srctree, t.place = src, place{src: src, files: src, given: src}
 	arch, _ := t.arch()
 	for _, p := range []string{".config", "include/config", "include/generated", "arch/" + arch + "/include/generated"} {
 		if _, err := os.Lstat(filepath.Join(src, p)); err == nil {
@@ -255,6 +260,7 @@ func (t *Tree) cleanSource() error {
 		return nil
 	}
 	t.src = filepath.Join(t.Work, "source")
+	t.srctree = t.src
 	if err := os.RemoveAll(t.src); err != nil {
 		return err
 	}
@@ -262,14 +268,4 @@ func (t *Tree) cleanSource() error {
 		return fmt.Errorf("make a tree without what was built in %s: %w", t.Source, err)
 	}
 	return nil
-}
-
-// links is a tree of links to the source, without products of other builds.
-func (t *Tree) links(to string) *overlay {
-	o := &overlay{from: t.files, to: to, real: map[string]bool{}, files: map[string][]byte{}, omit: map[string]bool{}}
-	for _, p := range t.products {
-		o.omit[p] = true
-		o.addReal(path.Dir(p))
-	}
-	return o
 }

@@ -4,7 +4,6 @@ import (
 	"context"
 	"fmt"
 	"path"
-	"path/filepath"
 	"regexp"
 	"slices"
 	"strings"
@@ -38,42 +37,44 @@ var outside = []struct {
 	{"arch/*/kernel/pi/", "it runs before the kernel does", refusal.InitTextChanged},
 	{"arch/*/kvm/hyp/nvhe/", "it runs outside of the kernel, as hypervisor", refusal.Unsupported},
 	{"rust/", "it is Rust", refusal.Unsupported},
-	// arch/x86/kvm/Makefile and drivers/gpu/drm/amd/amdgpu/Makefile list objects by
-	// paths with "..": kbuild compiles them as parts of those directories (6.12).
-	{"virt/kvm/", "the Makefile of another directory builds it, which is not followed", refusal.Unsupported},
-	{"drivers/gpu/drm/amd/acp/", "the Makefile of another directory builds it, which is not followed", refusal.Unsupported},
-	{"drivers/gpu/drm/amd/amdkfd/", "the Makefile of another directory builds it, which is not followed", refusal.Unsupported},
-	{"drivers/gpu/drm/amd/display/", "the Makefile of another directory builds it, which is not followed", refusal.Unsupported},
-	{"drivers/gpu/drm/amd/pm/", "the Makefile of another directory builds it, which is not followed", refusal.Unsupported},
 }
 
-// passedOver are files that no object is made from.
-var passedOver = regexp.MustCompile(`^(Documentation|LICENSES|samples|tools)/|^(MAINTAINERS|CREDITS|COPYING|README|\.mailmap|\.gitignore|\.get_maintainer\.ignore)$|/\.gitignore$|\.(rst|txt|md|yaml)$`)
+// passedOver are files that no object is made from, wherever they are, and
+// directories of the kernel with nothing else.
+var (
+	passedOver     = regexp.MustCompile(`(^|/)(MAINTAINERS|CREDITS|COPYING|LICENSE|README|\.mailmap|\.gitignore|\.get_maintainer\.ignore)$|\.(rst|txt|md|yaml)$`)
+	passedOverDirs = regexp.MustCompile(`^(Documentation|LICENSES|samples|tools)/`)
+)
 
 // buildFile are files that decide what is built, and how.
-var buildFile = regexp.MustCompile(`(^|/)(Kconfig[^/]*|Kbuild[^/]*|Makefile[^/]*|[^/]*\.lds(\.S|\.h)?|[^/]*defconfig|[^/]*\.config|[^/]*\.mk|[^/]*\.tbl)$|^scripts/`)
+var buildFile = regexp.MustCompile(`(^|/)(Kconfig[^/]*|Kbuild[^/]*|Makefile[^/]*|[^/]*\.lds(\.S|\.h)?|[^/]*defconfig|[^/]*\.config|[^/]*\.mk|[^/]*\.tbl)$`)
 
 // Check says what of a patch cannot be covered, whatever the kernel's
-// configuration.
-func Check(tree *srcpatch.Tree) error {
-	_, err := classify(tree.Changes())
-	return err
+// configuration, and warns of what will probably not be. Names in the source of
+// a module mean nothing of the kernel's.
+func Check(tree *srcpatch.Tree, module bool) (warnings []string, err error) {
+	changes := tree.Changes()
+	if _, err := classify(changes, module); err != nil {
+		return nil, err
+	}
+	return initCode(changes), nil
 }
 
 // classify sorts the changed files, and says what cannot be covered at all
 // before anything is compiled.
-func classify(changes []srcpatch.Change) (*touched, error) {
+func classify(changes []srcpatch.Change, module bool) (*touched, error) {
 	var out touched
 	var list refusal.List
 	for _, c := range changes {
+		outside := outsideKernel(c.Path)
 		switch ext := path.Ext(c.Path); {
-		case passedOver.MatchString(c.Path):
+		case passedOver.MatchString(c.Path), !module && passedOverDirs.MatchString(c.Path):
 			out.notes = append(out.notes, c.Path+" is part of no object")
-		case outsideKernel(c.Path) != nil:
-			list = append(list, *outsideKernel(c.Path))
-		case makefile(c.Path) && c.Existed && c.Exist:
+		case !module && outside != nil:
+			list = append(list, *outside)
+		case makefile(c.Path, module) && c.Existed && c.Exist:
 			out.lists = append(out.lists, c.Path)
-		case buildFile.MatchString(c.Path):
+		case buildFile.MatchString(c.Path), !module && strings.HasPrefix(c.Path, "scripts/"):
 			list = append(list, refusal.New(refusal.BuildFiles, c.Path, "the patch changes how the kernel is configured or built"))
 		case ext == ".S":
 			list = append(list, refusal.New(refusal.Assembly, c.Path, "the patch changes assembler code"))
@@ -90,9 +91,11 @@ func classify(changes []srcpatch.Change) (*touched, error) {
 	return &out, list.Err()
 }
 
-func makefile(name string) bool {
+// makefile reports whether a file lists the objects of a directory. That at the
+// top of the kernel is the program of kbuild.
+func makefile(name string, module bool) bool {
 	base := path.Base(name)
-	return (base == "Makefile" || base == "Kbuild") && path.Dir(name) != "." && !strings.HasPrefix(name, "scripts/")
+	return (base == "Makefile" || base == "Kbuild") && (module || path.Dir(name) != "." && !strings.HasPrefix(name, "scripts/"))
 }
 
 func outsideKernel(name string) *refusal.Refusal {
@@ -176,9 +179,9 @@ func otherThanLists(c srcpatch.Change) (string, bool) {
 	return "", false
 }
 
-// units finds the objects that changed sources are compiled into, in order:
-// candidates that the kernel's configuration builds.
-func (t *Tree) units(ctx context.Context, in *touched, limit int) (objects []string, err error) {
+// units finds the objects that changed sources are compiled into, in order, as
+// kbuild names them: candidates that the kernel's configuration builds.
+func (t *Tree) units(ctx context.Context, in *touched, limit int) (targets []string, err error) {
 	if len(in.sources) == 0 {
 		return nil, nil
 	}
@@ -196,41 +199,33 @@ func (t *Tree) units(ctx context.Context, in *touched, limit int) (objects []str
 			continue
 		}
 		for i, unit := range candidates {
-			if out := outsideKernel(unit); out != nil {
+			if out := outsideKernel(unit); t.module == nil && out != nil {
 				if out.Code == refusal.Unsupported && unit != source {
 					in.notes = append(in.notes, fmt.Sprintf("%s includes %s and is left out: %s", unit, source, out.Text))
 				}
 				continue
 			}
-			object := strings.TrimSuffix(unit, ".c") + ".o"
 			if len(candidates) > 20 {
 				t.progress("look which files are part of this kernel", i, len(candidates))
 			}
-			ok, err := t.builds(ctx, object)
+			target, err := t.target(ctx, strings.TrimSuffix(unit, ".c")+".o")
 			if err != nil {
 				return nil, err
 			}
-			used = used || ok
-			if ok && !seen[object] {
-				seen[object] = true
-				objects = append(objects, object)
+			used = used || target != ""
+			if target != "" && !seen[target] {
+				seen[target] = true
+				targets = append(targets, target)
 			}
 		}
 		if !used {
 			in.notes = append(in.notes, source+" is not part of this kernel: its configuration leaves it out")
 		}
 	}
-	slices.Sort(objects)
-	return objects, list.Err()
+	slices.Sort(targets)
+	return targets, list.Err()
 }
 
 func tooMany(where string, n int, what string, limit int) refusal.Refusal {
 	return refusal.New(refusal.TooManyObjects, where, "%d %s; the limit is %d", n, what, limit)
-}
-
-// inSource makes a path of a compiler's list of dependencies one below the
-// source; false for others.
-func inSource(root, dep string) (string, bool) {
-	rel, ok := strings.CutPrefix(filepath.Clean(dep), root+"/")
-	return filepath.ToSlash(rel), ok
 }

@@ -36,20 +36,20 @@ func TestCheckRefuses(t *testing.T) {
 		"arch/x86/entry/entry_64.S": refusal.Assembly, "lib/Kconfig": refusal.BuildFiles, "lib/Kconfig.debug": refusal.BuildFiles, "Makefile": refusal.BuildFiles,
 		"scripts/Makefile.build": refusal.BuildFiles, "arch/x86/kernel/vmlinux.lds.S": refusal.BuildFiles, "scripts/mod/modpost.c": refusal.BuildFiles,
 		"arch/x86/entry/syscalls/syscall_64.tbl": refusal.BuildFiles, "arch/x86/boot/main.c": refusal.InitTextChanged,
-		"drivers/firmware/efi/libstub/x86-stub.c": refusal.InitTextChanged, "rust/kernel/lib.rs": refusal.Unsupported, "virt/kvm/kvm_main.c": refusal.Unsupported,
+		"drivers/firmware/efi/libstub/x86-stub.c": refusal.InitTextChanged, "rust/kernel/lib.rs": refusal.Unsupported,
 	} {
-		err := Check(touch(t, "fs/a.c", name))
+		_, err := Check(touch(t, "fs/a.c", name), false)
 		var list refusal.List
 		if !errors.As(err, &list) || len(list) != 1 || list[0].Code != want || list[0].Where != name {
 			t.Errorf("%s: got %v, want %s", name, err, want)
 		}
 	}
-	err := Check(touch(t, "lib/Kconfig", "arch/x86/entry/entry_64.S"))
+	_, err := Check(touch(t, "lib/Kconfig", "arch/x86/entry/entry_64.S"), false)
 	var list refusal.List
 	if !errors.As(err, &list) || len(list) != 2 {
 		t.Errorf("not all reasons are given: %v", err)
 	}
-	if err := Check(touch(t, "fs/a.c", "include/linux/b.h", "Documentation/x.rst", "MAINTAINERS", "fs/Makefile")); err != nil {
+	if _, err := Check(touch(t, "fs/a.c", "include/linux/b.h", "Documentation/x.rst", "MAINTAINERS", "fs/Makefile"), false); err != nil {
 		t.Errorf("what can be covered is refused: %v", err)
 	}
 }

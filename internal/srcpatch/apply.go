@@ -207,17 +207,25 @@ type Change struct {
 	Path           string
 	Before, After  []byte
 	Existed, Exist bool
+	Removed, Added []int // lines, from 1: of Before that are gone, of After that are new
 }
 
 // Changes lists what all patches together changed, by path.
 func (t *Tree) Changes() (out []Change) {
 	for name, x := range t.files {
 		c := Change{Path: name, Existed: x.before, Exist: x.exists}
-		for _, l := range x.was {
-			c.Before = append(c.Before, l...)
-		}
-		for _, l := range x.lines {
+		kept := map[int]bool{}
+		for i, l := range x.lines {
 			c.After = append(c.After, l.text...)
+			if kept[l.orig] = true; l.orig == 0 {
+				c.Added = append(c.Added, i+1)
+			}
+		}
+		for i, l := range x.was {
+			c.Before = append(c.Before, l...)
+			if !kept[i+1] {
+				c.Removed = append(c.Removed, i+1)
+			}
 		}
 		if c.Existed != c.Exist || !bytes.Equal(c.Before, c.After) {
 			out = append(out, c)
