@@ -30,6 +30,13 @@ func (t *Tree) Module(m Module, scratch string) (*Tree, error) {
 	if !isFile(filepath.Join(given, "Kbuild")) && !isFile(filepath.Join(given, "Makefile")) {
 		return nil, fmt.Errorf("%s: this is no source of a module: it has no Makefile", m.Source)
 	}
+	top, err := os.ReadFile(filepath.Join(t.srctree, "Makefile"))
+	if err != nil {
+		return nil, err
+	}
+	if strings.Contains(string(top), "srcroot") {
+		return nil, fmt.Errorf("%s: kernels from 6.13 on compile modules in the directory of their source, which is not followed; make the objects with the kernel's build, and the package with livepatch create", t.Release)
+	}
 	if m.BuildPath == "" {
 		if m.BuildPath, err = filepath.Abs(m.Source); err != nil {
 			return nil, err

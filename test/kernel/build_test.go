@@ -16,6 +16,7 @@ import (
 
 	"github.com/google/go-cmp/cmp"
 
+	"livepatch/internal/pack"
 	"livepatch/internal/testkit/vm"
 )
 
@@ -332,4 +333,37 @@ func mkdir(t *testing.T, name string) string {
 		t.Fatal(err)
 	}
 	return dir
+}
+
+// The sources of virt/kvm are compiled by the Makefile of arch/x86/kvm, by paths
+// with "..". They are found, as users of a header of theirs too.
+func TestBuildOtherDirectory(t *testing.T) {
+	k := fetched(t, "6.12")
+	file := filepath.Join(t.TempDir(), "kvm.lpatch")
+	code, said := k.build(t, file, []string{"testdata/build/kvm.patch"})
+	if code != 0 {
+		t.Fatalf("exit %d:\n%s", code, said)
+	}
+	if d := cmp.Diff([]string{"kvm kvm_vm_ioctl_check_extension_generic"}, replaced(said)); d != "" {
+		t.Errorf("(-want +got)\n%s", d)
+	}
+	b, err := os.ReadFile(file)
+	if err != nil {
+		t.Fatal(err)
+	}
+	p, err := pack.Read(b)
+	if err != nil {
+		t.Fatal(err)
+	}
+	var sources []string
+	for _, u := range p.Manifest.Build.Units {
+		sources = append(sources, u.Source)
+	}
+	if d := cmp.Diff([]string{"virt/kvm/dirty_ring.c", "virt/kvm/kvm_main.c", "virt/kvm/pfncache.c"}, sources); d != "" {
+		t.Errorf("compiled (-want +got)\n%s", d)
+	}
+	verify := exec.Command(program(t, "livepatch"), "verify", file, "--target", k.Path("vmlinuz"), "--target", k.moduleFile(t, "kvm"))
+	if out, err := verify.CombinedOutput(); err != nil {
+		t.Errorf("verify: %v\n%s", err, out)
+	}
 }

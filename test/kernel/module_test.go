@@ -90,8 +90,8 @@ func TestBuildModuleRefuses(t *testing.T) {
 	ko := k.makeModule(t, src, "UNIT=cm")
 	elsewhere := moduleIn(t, filepath.Join(t.TempDir(), "gauge"))
 	other := moduleIn(t, filepath.Join(t.TempDir(), "gauge"))
-	text := strings.Replace(read(t, filepath.Join(other, "step/step.c")), "from + steps", "from - steps", 1)
-	if err := os.WriteFile(filepath.Join(other, "step/step.c"), []byte(text), 0o644); err != nil {
+	text := strings.Replace(read(t, filepath.Join(other, "main.c")), "static unsigned int level;", "static unsigned long level;", 1)
+	if err := os.WriteFile(filepath.Join(other, "main.c"), []byte(text), 0o644); err != nil {
 		t.Fatal(err)
 	}
 	const gauge = "testdata/module/gauge.patch"
@@ -112,12 +112,12 @@ func TestBuildModuleRefuses(t *testing.T) {
 		code        int
 		want        string
 	}{
-		{"built with other flags", gauge, []string{"--module-src", src, "--target", ko}, 3, "GAUGE_UNIT"},
+		{"built with other flags", gauge, []string{"--module-src", src, "--target", ko}, 3, `the string "mm" is not what the target uses here`},
 		{"built with these", gauge, []string{"--module-src", src, "--target", ko, "--make-var", "UNIT=cm"}, 0, "gauge_show"},
-		{"built elsewhere", gauge, []string{"--module-src", elsewhere, "--target", ko, "--make-var", "UNIT=cm"}, 3, "main.c"},
-		{"another source", gauge, []string{"--module-src", other, "--build-path", src, "--target", ko, "--make-var", "UNIT=cm"}, 3, "step.o: gauge_step"},
+		{"built elsewhere", gauge, []string{"--module-src", elsewhere, "--target", ko, "--make-var", "UNIT=cm"}, 3, `main.c:%d: no level`},
+		{"another source", gauge, []string{"--module-src", other, "--build-path", src, "--target", ko, "--make-var", "UNIT=cm"}, 3, "main.o: gauge_show"},
 		{"another module", gauge, []string{"--module-src", src, "--target", k.moduleFile(t, "xfs")}, 1, "the module gauge, whose file is not known"},
-		{"kernel and module", both, []string{"--module-src", src, "--target", ko}, 3, "fs/proc/version.c: p.patch: it is a file of the kernel"},
+		{"kernel and module", both, []string{"--module-src", src, "--target", ko}, 3, "p.patch: it is a file of the kernel"},
 		{"flags of the build", flags, []string{"--module-src", src, "--target", ko}, 3, "[build-files]"},
 		{"new file that nothing builds", unused, []string{"--module-src", src, "--target", ko}, 4, "no Makefile of the patch builds it"},
 		{"blank line", line, []string{"--module-src", src, "--target", ko, "--make-var", "UNIT=cm"}, 4, "nothing to patch"},
