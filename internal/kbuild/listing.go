@@ -106,14 +106,16 @@ func (t *Tree) listed(ctx context.Context, dir string) (*listing, error) {
 // enter that one.
 func (t *Tree) target(ctx context.Context, object string) (string, error) {
 	for _, dir := range t.above(object) {
+		if ok, err := t.entered(ctx, dir); err != nil {
+			return "", err
+		} else if !ok {
+			continue
+		}
 		l, err := t.listed(ctx, dir)
 		if err != nil {
 			return "", err
 		}
 		if l.all[below(dir, object)] {
-			if ok, err := t.entered(ctx, dir); !ok || err != nil {
-				return "", err
-			}
 			return object, nil
 		}
 		if l.known {
@@ -128,23 +130,30 @@ func (t *Tree) target(ctx context.Context, object string) (string, error) {
 func below(dir, name string) string { return strings.TrimPrefix(name, dir+"/") }
 
 // entered reports whether the build goes into a directory: the one above, or
-// one further up, enters it.
+// one further up, enters it. Makefiles of others are not read, for they may be
+// parts of such that are.
 func (t *Tree) entered(ctx context.Context, dir string) (bool, error) {
-next:
-	for !t.always(dir) {
-		for _, from := range t.above(dir) {
-			l, err := t.listed(ctx, from)
-			if err != nil {
-				return false, err
-			}
-			if l.all[below(from, dir)+"/"] {
-				dir = from
-				continue next
-			}
-		}
-		return false, nil
+	if t.always(dir) {
+		return true, nil
 	}
-	return true, nil
+	if is, known := t.enters[dir]; known {
+		return is, nil
+	}
+	is := false
+	for _, from := range t.above(dir) {
+		if ok, err := t.entered(ctx, from); err != nil {
+			return false, err
+		} else if !ok {
+			continue
+		}
+		l, err := t.listed(ctx, from)
+		if err != nil {
+			return false, err
+		}
+		is = is || l.all[below(from, dir)+"/"]
+	}
+	t.enters[dir] = is
+	return is, nil
 }
 
 // always reports whether a directory is built whatever Makefiles say: the

@@ -58,7 +58,7 @@ func (t *Tree) Module(m Module, scratch string) (*Tree, error) {
 	k := *t.Kernel
 	k.Immutable = false // the directory is the user's
 	src := filepath.Join(scratch, "module")
-	out := &Tree{Kernel: &k, Compiler: t.Compiler, srctree: t.srctree, dirs: map[string]*listing{}, place: place{src: src, files: src, given: given, module: &m}}
+	out := &Tree{Kernel: &k, Compiler: t.Compiler, srctree: t.srctree, dirs: map[string]*listing{}, enters: map[string]bool{}, place: place{src: src, files: src, given: given, module: &m}}
 	if err := copyModule(given, src); err != nil {
 		return nil, fmt.Errorf("copy the module's source: %w", err)
 	}

@@ -22,7 +22,7 @@ func treeOf(t *testing.T, config string, files map[string]string) *Tree {
 	src := realTemp(t)
 	files["Makefile"], files["scripts/Makefile.build"] = "", ""
 	writeTree(t, src, files)
-	tree := &Tree{Kernel: &Kernel{Source: src, Work: realTemp(t), Machine: elf.EM_X86_64, Release: "6.0"}, Compiler: &Compiler{Program: "gcc"}, dirs: map[string]*listing{}}
+	tree := &Tree{Kernel: &Kernel{Source: src, Work: realTemp(t), Machine: elf.EM_X86_64, Release: "6.0"}, Compiler: &Compiler{Program: "gcc"}, dirs: map[string]*listing{}, enters: map[string]bool{}}
 	if err := tree.cleanSource(); err != nil {
 		t.Fatal(err)
 	}
@@ -48,8 +48,10 @@ func TestTarget(t *testing.T) {
 		"arch/x86/kvm/Makefile":   "include $(srctree)/virt/kvm/Makefile.kvm\nkvm-y += mmu/mmu.o\nobj-$(CONFIG_KVM) += kvm.o\n",
 		"arch/arm64/kvm/Makefile": "obj-y += ../../../virt/kvm/arm.o\n",
 		"drivers/gpu/Makefile":    "obj-$(CONFIG_GPU) += amd/amdgpu/\n", "drivers/Makefile": "obj-y += gpu/\n",
-		"drivers/gpu/amd/amdgpu/Makefile": "FULL := $(src)/..\ninclude $(FULL)/dc/Makefile\namdgpu-y := $(DC)\nobj-y += amdgpu.o\n",
-		"drivers/gpu/amd/dc/Makefile":     "DC := $(addprefix ../dc/core/,x.o)\n",
+		"drivers/gpu/amd/amdgpu/Makefile":  "FULL := $(src)/..\ninclude $(FULL)/dc/Makefile\namdgpu-y := $(DC)\nobj-y += amdgpu.o\n",
+		"drivers/gpu/amd/dc/Makefile":      "include $(FULL)/dc/more.mk\n",
+		"drivers/gpu/amd/dc/more.mk":       "DC := $(addprefix ../dc/core/,x.o)\n",
+		"drivers/gpu/amd/dc/core/Makefile": "include $(NOWHERE)/more.mk # ..\n",
 	})
 	for object, want := range map[string]string{
 		"fs/a.o": "fs/a.o", "fs/sub/b.o": "fs/sub/b.o", "fs/no.o": "", "fs/never/c.o": "", "fs/deep/er/d.o": "fs/deep/er/d.o", "virt/far.o": "",

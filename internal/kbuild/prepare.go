@@ -25,6 +25,7 @@ type Tree struct {
 	Compiler *Compiler
 	srctree  string // the kernel's source as kbuild sees it: clean of products of other builds
 	dirs     map[string]*listing
+	enters   map[string]bool   // directories, whether the build goes there
 	far      map[string]string // what elsewhere found; nil before
 	place
 }
@@ -33,7 +34,7 @@ type Tree struct {
 // headers, the tools of the build. It is done once for a kernel, and takes
 // minutes.
 func (k *Kernel) Prepare(ctx context.Context, cc *Compiler) (*Tree, error) {
-	t := &Tree{Kernel: k, Compiler: cc, dirs: map[string]*listing{}}
+	t := &Tree{Kernel: k, Compiler: cc, dirs: map[string]*listing{}, enters: map[string]bool{}}
 	release, err := child.Lock(ctx, k.Work, t.waits)
 	if err != nil {
 		return nil, err
