@@ -276,12 +276,16 @@ func printCreated(p *printer, output string, result *build.Result, data []byte) 
 	pkg := result.Package
 	if p.json {
 		printFindings(p, result.Findings)
+		written, err := pack.Read(data) // as inspect shows it: lists are never null
+		if err != nil {
+			return fmt.Errorf("read what was written to %s: %w", output, err)
+		}
 		return p.JSON(struct {
 			Package  string             `json:"package"`
 			Bytes    int                `json:"bytes"`
 			Digest   string             `json:"digest"`
 			Manifest *manifest.Manifest `json:"manifest"`
-		}{output, len(data), pack.Digest(data), pkg.Manifest})
+		}{output, len(data), pack.Digest(data), written.Manifest})
 	}
 	if k := pkg.Manifest.Kernel; k != nil {
 		printCreatedKernel(p, k)
