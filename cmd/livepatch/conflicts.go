@@ -10,20 +10,25 @@ import (
 
 	"livepatch/internal/klp"
 	"livepatch/internal/kstate"
+	"livepatch/internal/pack"
 )
 
 func conflictsCommand() *cli.Command {
 	return &cli.Command{
-		Name: "conflicts", Usage: "show who else is attached to the functions of kernel packages", ArgsUsage: "PKG...", Category: groupLook,
-		Flags: []cli.Flag{
-			&cli.BoolFlag{Name: "kernel", Usage: "look at the running kernel", DisableDefaultText: true},
+		Name: "conflicts", Usage: "show who else claims the functions of packages", ArgsUsage: "PKG...", Category: groupLook,
+		Flags: append(selectorFlags(),
 			&cli.StringFlag{Name: "enabled-functions", Usage: "copy `FILE` of /sys/kernel/tracing/enabled_functions"},
 			&cli.StringFlag{Name: "kprobes", Usage: "copy `FILE` of /sys/kernel/debug/kprobes/list"},
 			&cli.StringFlag{Name: "livepatch-dir", Usage: "copy `DIR` of /sys/kernel/livepatch"},
 			&cli.StringFlag{Name: "error-injection", Usage: "copy `FILE` of /sys/kernel/debug/error_injection/list"},
 			jsonFlag(),
-		},
+		),
 		Description: `
+Packages of programs, with each other and, with a selector, with the patches of
+processes: functions that both replace, where the later one does not say that it
+builds on the other (create --requires). apply would refuse it. The processes are
+not stopped.
+
 Before packages are loaded into a kernel: which of their functions somebody
 else has attached to, and what would come of it. Another livepatch, or another
 of the packages, whose version of a function would lose its effect; a kprobe
@@ -36,6 +41,8 @@ It reads the running kernel with --kernel, else copies of its files, taken
 from any machine; what no file is given for is taken to be empty.
 
 Examples:
+  livepatch conflicts a.lpatch b.lpatch
+  livepatch conflicts fix.lpatch --pid 4182
   livepatch conflicts fix.lpatch --kernel
   livepatch conflicts fix.lpatch --enabled-functions ef.txt --kprobes kprobes.txt
   livepatch conflicts a.lpatch b.lpatch --kernel --json`,
@@ -49,14 +56,34 @@ func conflicts(c *cli.Context) error {
 		return err
 	}
 	p := newPrinter(c)
+	var pkgs []*pack.Package
+	programs := 0
+	for _, path := range args {
+		pkg, _, err := readPackage(path)
+		if err != nil {
+			return err
+		}
+		if pkg.Manifest.Kernel == nil {
+			programs++
+		}
+		pkgs = append(pkgs, pkg)
+	}
+	if programs == len(pkgs) {
+		return processConflicts(c, p, pkgs)
+	}
+	for _, name := range []string{"pid", "exe", "service"} {
+		if c.IsSet(name) {
+			return hintHelp(usageErrorf("--%s is for packages of programs", name), c.Command)
+		}
+	}
 	facts, err := conflictFacts(c, p)
 	if err != nil {
 		return err
 	}
 	var plans []kstate.Plan
-	for _, path := range args {
-		pkg, err := kernelPackage(path)
-		if err != nil {
+	for i, path := range args {
+		pkg := pkgs[i]
+		if err := forKernels(path, pkg); err != nil {
 			return err
 		}
 		k := pkg.Manifest.Kernel

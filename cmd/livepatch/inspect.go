@@ -88,6 +88,9 @@ func inspect(c *cli.Context) error {
 		return p.JSON(in)
 	}
 	printPatch(p, in)
+	for _, r := range pkg.Manifest.Requires {
+		p.Printf("requires %s  %s\n", r.Name, r.SHA256)
+	}
 	for i := range pkg.Manifest.Targets {
 		printTarget(p, &pkg.Manifest.Targets[i], in.Payloads[i], names)
 	}

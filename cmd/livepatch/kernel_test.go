@@ -209,7 +209,7 @@ func TestApplyToTheOther(t *testing.T) {
 	}{
 		{[]string{"apply", kernel, "--pid", self}, kernel + " patches the kernel, not processes", "livepatch apply " + kernel + " --kernel"},
 		{[]string{"apply", kernel, "--pid", self, "--dry-run"}, kernel + " patches the kernel, not processes", "livepatch apply " + kernel + " --kernel"},
-		{[]string{"apply", kernel}, "apply needs --pid, --exe or --kernel", "livepatch help apply"},
+		{[]string{"apply", kernel}, "apply needs --pid, --exe, --service or --kernel", "livepatch help apply"},
 		{[]string{"apply", program, "--kernel"}, program + " patches programs, not the kernel", "livepatch inspect " + program + " shows which"},
 		{[]string{"apply", program, "--kernel", "--print-unit"}, program + " patches programs, not the kernel", ""},
 		{[]string{"verify", program, "--running-kernel"}, program + " patches programs, not the kernel", ""},

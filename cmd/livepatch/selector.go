@@ -23,7 +23,7 @@ func processFlags() []cli.Flag {
 	return []cli.Flag{
 		&cli.IntSliceFlag{Name: "pid", Usage: "process `N`; repeatable, all or none are changed"},
 		&cli.StringFlag{Name: "exe", Usage: "every process that runs the executable `PATH`"},
-		&cli.StringFlag{Name: "service", Usage: "every process of the service `UNIT` (not available yet)"},
+		&cli.StringFlag{Name: "service", Usage: "every process of the systemd `UNIT`"},
 	}
 }
 
@@ -58,14 +58,21 @@ func selected(c *cli.Context) ([]int, error) {
 	switch {
 	case given > 1:
 		return nil, hintHelp(usageErrorf("%s takes one of %s", c.Command.Name, selectors(c, "--pid", "--exe", "--service")), c.Command)
-	case c.IsSet("service"):
-		return nil, hintHelp(usageErrorf("--service is not available yet: use --pid or --exe"), c.Command)
-	case c.IsSet("exe"):
-		path, err := filepath.Abs(c.String("exe"))
+	case c.IsSet("service"), c.IsSet("exe"):
+		is, err := belongs(c)
 		if err != nil {
-			return nil, fmt.Errorf("find %s: %w", c.String("exe"), err)
+			return nil, err
 		}
-		return process.ByExecutable(path)
+		pids, err := process.Those(is)
+		switch {
+		case err != nil:
+			return nil, err
+		case len(pids) == 0 && c.IsSet("exe"):
+			return nil, fmt.Errorf("no process runs %s", c.String("exe"))
+		case len(pids) == 0:
+			return nil, fmt.Errorf("no process belongs to %s", c.String("service"))
+		}
+		return pids, nil
 	}
 	pids := c.IntSlice("pid")
 	for _, pid := range pids {
@@ -74,6 +81,21 @@ func selected(c *cli.Context) ([]int, error) {
 		}
 	}
 	return pids, nil
+}
+
+// belongs is what --exe or --service chooses processes by; nil for --pid.
+func belongs(c *cli.Context) (func(pid int) bool, error) {
+	switch {
+	case c.IsSet("service"):
+		return process.InService(c.String("service")), nil
+	case c.IsSet("exe"):
+		path, err := filepath.Abs(c.String("exe"))
+		if err != nil {
+			return nil, fmt.Errorf("find %s: %w", c.String("exe"), err)
+		}
+		return process.Running(path), nil
+	}
+	return nil, nil
 }
 
 // selectors lists options, and --kernel if the command has it.
@@ -119,7 +141,7 @@ func selectsKernel(c *cli.Context, only ...string) (bool, error) {
 func mustSelect(c *cli.Context) ([]int, error) {
 	pids, err := selected(c)
 	if err == nil && len(pids) == 0 {
-		return nil, hintHelp(usageErrorf("%s needs %s", c.Command.Name, selectors(c, "--pid", "--exe")), c.Command)
+		return nil, hintHelp(usageErrorf("%s needs %s", c.Command.Name, selectors(c, "--pid", "--exe", "--service")), c.Command)
 	}
 	return pids, err
 }
@@ -138,7 +160,9 @@ func loaderOptions(c *cli.Context, p *printer) (process.Options, error) {
 			return opt, hintHelp(usageErrorf("--%s must be positive", name), c.Command)
 		}
 	}
-	return opt, nil
+	var err error
+	opt.Belongs, err = belongs(c)
+	return opt, err
 }
 
 // switchOptions reads how code is to be changed.

@@ -30,7 +30,7 @@ var imports = map[string][]string{
 	"internal/safety": {"disasm", "elfpatch", "elfpatch/diff", "elfpatch/kernel", "elfpatch/types", "internal/refusal"},
 	"internal/report": {"elfpatch", "elfpatch/diff", "internal/build", "internal/check", "internal/pack", "internal/refusal", "internal/srcpatch", "manifest",
 		"github.com/ianlancetaylor/demangle"},
-	"internal/compose":  {"elfpatch", "internal/pack", "internal/refusal", "manifest"},
+	"internal/compose":  {"elfpatch", "internal/live", "internal/pack", "internal/refusal", "manifest"},
 	"internal/resolve":  {"elfpatch"},
 	"internal/live":     {},
 	"internal/kimage":   {"elfpatch", "elfpatch/btf", "github.com/klauspost/compress/zstd", "github.com/therootcompany/xz"},

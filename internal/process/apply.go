@@ -46,7 +46,8 @@ func transact(pids []int, pkg *pack.Package, goes removal, opt Options) (*Result
 		res, err := attempt(pids, pkg, goes, deadline, &opt)
 		const wait = 2 * time.Millisecond
 		var busy *BusyError
-		if !errors.As(err, &busy) || !busy.again || StateOf(err) != Unchanged || time.Now().Add(wait).After(deadline) {
+		again := errors.As(err, &busy) && busy.again || opt.Belongs != nil && errors.Is(err, errEnded)
+		if !again || StateOf(err) != Unchanged || time.Now().Add(wait).After(deadline) {
 			return res, err
 		}
 		opt.progress("another loader is at work", 0, 0)
@@ -120,7 +121,7 @@ func openAll(pids []int, opt *Options) (procs []*proc, seen []int, err error) {
 		if seen, err = All(); err != nil {
 			return nil, nil, err
 		}
-		pids = slices.DeleteFunc(slices.Clone(seen), func(pid int) bool { return !opt.Belongs(pid) })
+		pids = slices.DeleteFunc(slices.Clone(seen), func(pid int) bool { return !opt.Belongs(pid) || ended(pid) })
 	}
 	if len(pids) == 0 {
 		return nil, nil, fmt.Errorf("no process to patch")

@@ -207,7 +207,7 @@ func (c *change) newcomers() error {
 		return err
 	}
 	for _, pid := range all {
-		if _, old := slices.BinarySearch(c.seen, pid); !old && c.opt.Belongs(pid) {
+		if _, old := slices.BinarySearch(c.seen, pid); !old && c.opt.Belongs(pid) && !ended(pid) {
 			return &BusyError{PID: pid, Reason: "was started meanwhile", again: true}
 		}
 	}

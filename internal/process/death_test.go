@@ -60,7 +60,11 @@ func load() error {
 	case "retarget":
 		_, err = Retarget([]int{pid}, pkg, opt)
 	default:
-		_, err = Apply([]int{pid}, pkg, opt)
+		pids := []int{pid}
+		if second, err := strconv.Atoi(os.Getenv("LIVEPATCH_PID2")); err == nil {
+			pids = append(pids, second)
+		}
+		_, err = Apply(pids, pkg, opt)
 	}
 	return err
 }

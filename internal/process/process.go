@@ -145,6 +145,13 @@ type Written struct {
 	New      string `json:"new"`
 }
 
+// A Conflict is a function of a package that a patch of a process has replaced.
+type Conflict struct {
+	Target   string // base name of the file
+	Function string
+	Owner    string // name of the patch
+}
+
 // A Removal says which of the applied patches of a process are taken back: one,
 // all after one, or all.
 type Removal struct {

@@ -31,28 +31,56 @@ func All() ([]int, error) {
 	return pids, nil
 }
 
-// ByExecutable lists the processes that run a file: the file at that path, or
-// one that was there and has been replaced or deleted since.
-func ByExecutable(path string) ([]int, error) {
+// Running chooses the processes that run a file: the file at that path, or one
+// that was there and has been replaced or deleted since.
+func Running(path string) func(pid int) bool {
+	want, statErr := os.Stat(path)
+	return func(pid int) bool {
+		link := fmt.Sprintf("/proc/%d/exe", pid)
+		name, err := os.Readlink(link)
+		if err != nil {
+			return false // a kernel thread, or not ours to look at
+		}
+		have, err := os.Stat(link)
+		return statErr == nil && err == nil && os.SameFile(want, have) || strings.TrimSuffix(name, " (deleted)") == path
+	}
+}
+
+// InService chooses the processes of a unit of systemd, by their control group.
+// A name without a suffix is that of a service.
+func InService(unit string) func(pid int) bool {
+	if !strings.Contains(unit, ".") {
+		unit += ".service"
+	}
+	return func(pid int) bool {
+		b, err := os.ReadFile(fmt.Sprintf("/proc/%d/cgroup", pid))
+		return err == nil && inUnit(string(b), unit)
+	}
+}
+
+// inUnit reports whether the text of /proc/PID/cgroup places a process in a unit
+// or in a control group of its own below that: in the second version's only
+// hierarchy, or in systemd's own of the first (cgroups(7)).
+func inUnit(text, unit string) bool {
+	for line := range strings.Lines(text) {
+		f := strings.SplitN(strings.TrimSuffix(line, "\n"), ":", 3)
+		if len(f) == 3 && (f[0] == "0" && f[1] == "" || f[1] == "name=systemd") && slices.Contains(strings.Split(f[2], "/"), unit) {
+			return true
+		}
+	}
+	return false
+}
+
+// Those lists the processes that are chosen, zombies left out.
+func Those(belongs func(pid int) bool) ([]int, error) {
 	all, err := All()
 	if err != nil {
 		return nil, err
 	}
-	want, statErr := os.Stat(path)
-	var pids []int
-	for _, pid := range all {
-		link := fmt.Sprintf("/proc/%d/exe", pid)
-		name, err := os.Readlink(link)
-		if err != nil {
-			continue // a kernel thread, or not ours to look at
-		}
-		have, err := os.Stat(link)
-		if statErr == nil && err == nil && os.SameFile(want, have) || strings.TrimSuffix(name, " (deleted)") == path {
-			pids = append(pids, pid)
-		}
-	}
-	if len(pids) == 0 {
-		return nil, fmt.Errorf("no process runs %s", path)
-	}
-	return pids, nil
+	return slices.DeleteFunc(all, func(pid int) bool { return !belongs(pid) || ended(pid) }), nil
+}
+
+func ended(pid int) bool {
+	s, err := readStatus(fmt.Sprintf("/proc/%d/status", pid))
+	return err != nil || s.state == 'Z' || s.state == 'X'
 }

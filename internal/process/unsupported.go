@@ -31,9 +31,15 @@ func Repair([]int, Remedy, Options) (*Repaired, error) { return nil, unsupported
 
 func Status(int) (*Report, error) { return nil, unsupported() }
 
+func Conflicts(int, *pack.Package) ([]Conflict, error) { return nil, unsupported() }
+
+func Running(string) func(int) bool { return nil }
+
+func InService(string) func(int) bool { return nil }
+
 func All() ([]int, error) { return nil, unsupported() }
 
-func ByExecutable(string) ([]int, error) { return nil, unsupported() }
+func Those(func(int) bool) ([]int, error) { return nil, unsupported() }
 
 func PatchAtStart(Start, []*pack.Package, func() error, func(error) int) error { return unsupported() }
 
