@@ -102,7 +102,7 @@ func TestKernelUsage(t *testing.T) {
 		{"apply PKG --pid 1 --force", "--force goes with --kernel only"},
 		{"apply PKG --pid 1 --if-fits", "--if-fits goes with --kernel only"},
 		{"apply PKG --print-unit", "--print-unit goes with --kernel only"},
-		{"revert --all", "--all goes with --kernel only"},
+		{"revert --all", "revert needs --pid, --exe, --service or --kernel"},
 		{"revert fix --kernel --all", "revert takes no arguments"},
 		{"revert --kernel", "revert needs NAME"},
 		{"status --kernel --all", "--all does not go with --kernel"},
