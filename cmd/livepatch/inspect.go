@@ -153,7 +153,7 @@ func printTarget(p *printer, t *manifest.Target, pl check.Payload, names func(st
 
 	rows = newTable(p, "functions", "ADDRESS", "OLD", "NEW", "STRATEGY", "SITE", "PROOF", "OBJECT", "NAME")
 	for _, f := range t.Functions {
-		rows.row(fmt.Sprintf("%#x", f.Address), fmt.Sprint(f.Size), fmt.Sprint(f.NewSize), f.Strategy, f.Site.Kind, f.Proof, f.Object, names(f.Name))
+		rows.row(fmt.Sprintf("%#x", f.Address), fmt.Sprint(f.Size), fmt.Sprint(f.NewSize), strategy(&f), f.Site.Kind, f.Proof, f.Object, names(f.Name))
 	}
 	rows.print()
 
@@ -226,4 +226,13 @@ func (t *table) print() {
 		fmt.Fprintln(w, "    "+strings.Join(r, "\t"))
 	}
 	w.Flush()
+}
+
+// strategy is how a function is redirected, with the dispatch if it is not
+// direct.
+func strategy(f *manifest.Function) string {
+	if f.Dispatch == "" || f.Dispatch == f.Strategy {
+		return f.Strategy
+	}
+	return f.Strategy + ", " + f.Dispatch
 }

@@ -131,6 +131,53 @@ func journalOf(t *testing.T, pkg *pack.Package, im Image) {
 	}
 }
 
+// The gate is removed by retargeting to the same patch made direct: no call
+// reaches an old function meanwhile, and the old patch's entries are gone.
+func TestGateIsRemoved(t *testing.T) {
+	for _, way := range []trampoline.Dispatch{trampoline.Gated, trampoline.Slot} {
+		t.Run(string(way), func(t *testing.T) {
+			target, before, after := switching(t, "-DREST=50", patchable)
+			s := start(t, target, "4")
+			opt := Options{Timeout: time.Minute}
+			s.turn(1)
+			_, err := Apply([]int{s.pid}, dispatched(t, way, "fix", target, before, after), opt)
+			must(t, err)
+			s.ask()
+			pkg := dispatched(t, trampoline.Direct, "direct", target, before, after)
+			_, err = Retarget([]int{s.pid}, pkg, opt)
+			must(t, err)
+			time.Sleep(20 * time.Millisecond)
+			if now, _, wrong := s.ask(); now != 1 || wrong != 0 {
+				t.Errorf("side %d, %d wrong", now, wrong)
+			}
+			r := recordNamed(t, s.pid, "direct")
+			mem, err := os.Open(fmt.Sprintf("/proc/%d/mem", s.pid))
+			must(t, err)
+			defer mem.Close()
+			for _, f := range r.Functions {
+				to, ok := trampoline.Follow(elf.EM_X86_64, f.Old, readerOf(mem))
+				if !ok || to != f.New {
+					t.Errorf("%s leads to %#x, not %#x", f.Name, to, f.New)
+				}
+			}
+			// And back to the gate, which is open before anything leads to it.
+			_, err = Retarget([]int{s.pid}, dispatched(t, way, "again", target, before, after), opt)
+			must(t, err)
+			if now, _, wrong := s.ask(); now != 1 || wrong != 0 {
+				t.Errorf("side %d, %d wrong", now, wrong)
+			}
+		})
+	}
+}
+
+func readerOf(mem io.ReaderAt) func(addr uint64, n int) []byte {
+	return func(addr uint64, n int) []byte {
+		b := make([]byte, n)
+		got, _ := mem.ReadAt(b, int64(addr))
+		return b[:got]
+	}
+}
+
 // A function that never returns cannot be replaced, but what it calls next can:
 // its own later calls would reach the replacement.
 func TestDispatchOfBusyFunction(t *testing.T) {
@@ -167,7 +214,7 @@ func TestDispatchIsAtomic(t *testing.T) {
 			var record *live.Record
 			opt.hook = func(name string) {
 				if name == "begun" || name == "written" {
-					record = recordOf(t, s.pid)
+					record = recordNamed(t, s.pid, "fix")
 					reached = append(reached, leadsToNew(t, &pkg.Manifest.Targets[0], record, mem))
 				}
 			}
@@ -188,15 +235,18 @@ func TestDispatchIsAtomic(t *testing.T) {
 	}
 }
 
-func recordOf(t *testing.T, pid int) *live.Record {
+func recordNamed(t *testing.T, pid int, name string) *live.Record {
 	t.Helper()
 	p, err := open(pid)
 	must(t, err)
 	defer p.close()
-	if len(p.patches.Records) != 1 {
-		t.Fatalf("%d records", len(p.patches.Records))
+	for _, r := range p.patches.Records {
+		if r.Name == name {
+			return r
+		}
 	}
-	return p.patches.Records[0]
+	t.Fatalf("no record of %s", name)
+	return nil
 }
 
 // leadsToNew tells of each function whether a call would reach its replacement
@@ -213,11 +263,7 @@ func leadsToNew(t *testing.T, target *manifest.Target, r *live.Record, mem io.Re
 	}
 	for i := range target.Functions {
 		f := &target.Functions[i]
-		_, _, ok := trampoline.FollowDispatch(elf.EM_X86_64, trampoline.Dispatch(f.Dispatch), r.Bias+f.Site.Address, func(addr uint64, n int) []byte {
-			b := make([]byte, n)
-			got, _ := mem.ReadAt(b, int64(addr))
-			return b[:got]
-		})
+		_, _, ok := trampoline.FollowDispatch(elf.EM_X86_64, trampoline.Dispatch(f.Dispatch), r.Bias+f.Site.Address, readerOf(mem))
 		list = append(list, ok && set)
 	}
 	return list
