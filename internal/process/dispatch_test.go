@@ -283,3 +283,15 @@ func TestDispatchOfDamagedPackage(t *testing.T) {
 		})
 	}
 }
+
+// Breakpoints send who meets them to where a jump leads; a call is none, and a
+// byte that switches is no code.
+func TestDispatchNeedsStop(t *testing.T) {
+	target, before, after := switching(t, patchable)
+	for _, way := range []trampoline.Dispatch{trampoline.Gated, trampoline.Shared, trampoline.Slot} {
+		t.Run(string(way), func(t *testing.T) {
+			s := start(t, target)
+			refused(t, s, refusal.NeedsStop, apply(s, dispatched(t, way, "fix", target, before, after), Options{Switch: SwitchInt3}))
+		})
+	}
+}
