@@ -222,10 +222,12 @@ func TestNginxFromSourcePatch(t *testing.T) {
 	socket := filepath.Join(t.TempDir(), "nginx.sock")
 	workers := startNginx(t, program, socket, upstream.URL)
 	load := startNginxLoad(socket, 8)
-	rounds := 10
-	if testing.Short() {
-		rounds = 2
+	rounds := soak(t)
+	if rounds < 1000 {
+		rounds /= 3
 	}
+	next := renamed(pkg, "nginx-2")
+	memory := uint64(0)
 	load.settle(t, 2)
 	pages := executablePages(t, workers[0])
 	for i := range rounds {
@@ -234,14 +236,24 @@ func TestNginxFromSourcePatch(t *testing.T) {
 			t.Fatalf("round %d: apply: %v (%s)", i, err, process.StateOf(err))
 		}
 		load.settle(t, 1)
+		if _, err := process.Retarget(workers, next, process.Options{}); err != nil { // no other reply is allowed
+			t.Fatalf("round %d: retarget: %v (%s)", i, err, process.StateOf(err))
+		}
+		load.settle(t, 1)
 		load.allowed.Store(0)
 		for _, pid := range workers {
-			if _, err := process.Revert(pid, pkg.Manifest.Name, process.Options{}); err != nil {
+			if _, err := process.Revert(pid, "nginx-2", process.Options{}); err != nil {
 				t.Fatalf("round %d: revert: %v (%s)", i, err, process.StateOf(err))
 			}
 		}
 		load.settle(t, 2)
 		comparePages(t, pages, executablePages(t, workers[0]))
+		if i == 0 {
+			memory = patchMemory(t, workers[0])
+		}
+	}
+	if now := patchMemory(t, workers[0]); now != memory {
+		t.Errorf("the patches hold %d bytes, %d after the first round", now, memory)
 	}
 	if err := load.finish(); err != nil {
 		t.Error(err)

@@ -221,15 +221,15 @@ func (w *watch) finish() error {
 }
 
 // Debian's redis, as packaged: a command's implementation and a helper that uses the
-// global variable server are replaced and put back a hundred times under load.
+// global variable server are replaced, replaced by another patch, and put back,
+// many times under load. Every reply is looked at; while one patch takes the
+// place of the other none may be that of the original.
 func TestRedisUnderLoad(t *testing.T) {
 	dir := redisFiles(t)
-	rounds := 100
-	if testing.Short() {
-		rounds = 5
-	}
+	rounds := soak(t)
 	program := filepath.Join(dir, "program")
 	pkg := createPackage(t, "redis-fix", program, objectPair(dir, "t_string"), objectPair(dir, "db"))
+	next := renamed(pkg, "redis-fix-2")
 	if n := len(pkg.Manifest.Targets[0].Functions); n != 3 {
 		t.Fatalf("the package replaces %d functions, want incrDecrCommand, incrbyfloatCommand, lookupKey", n)
 	}
@@ -245,6 +245,7 @@ func TestRedisUnderLoad(t *testing.T) {
 	}
 	pages := executablePages(t, pid)
 	var pauses []time.Duration
+	memory := uint64(0)
 	for i := range rounds {
 		w.allowed.Store(0)
 		res, err := process.Apply([]int{pid}, pkg, process.Options{})
@@ -259,8 +260,16 @@ func TestRedisUnderLoad(t *testing.T) {
 		if executablePages(t, pid)[program] == pages[program] {
 			t.Fatalf("round %d: the code is as before while patched", i)
 		}
+		res, err = process.Retarget([]int{pid}, next, process.Options{})
+		if err != nil {
+			t.Fatalf("round %d: retarget: %v (%s)", i, err, process.StateOf(err))
+		}
+		pauses = append(pauses, res.Pause.Total)
+		if err := redisNew.check(c); err != nil {
+			t.Fatalf("round %d: retargeted: %v", i, err)
+		}
 		w.allowed.Store(0)
-		res, err = process.Revert(pid, "redis-fix", process.Options{})
+		res, err = process.Revert(pid, "redis-fix-2", process.Options{})
 		if err != nil {
 			t.Fatalf("round %d: revert: %v (%s)", i, err, process.StateOf(err))
 		}
@@ -270,6 +279,12 @@ func TestRedisUnderLoad(t *testing.T) {
 			t.Fatalf("round %d: reverted: %v", i, err)
 		}
 		comparePages(t, pages, executablePages(t, pid))
+		if i == 0 {
+			memory = patchMemory(t, pid)
+		}
+	}
+	if now := patchMemory(t, pid); now != memory {
+		t.Errorf("the patches hold %d bytes, %d after the first round", now, memory)
 	}
 	if err := w.finish(); err != nil {
 		t.Error(err)
