@@ -17,6 +17,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"livepatch/internal/pack"
+	"livepatch/trampoline"
 )
 
 // The loader is traced from outside and killed at its n-th system call, whatever
@@ -26,15 +27,13 @@ import (
 // way is a way to redirect and to write that the loader is killed in.
 type way struct {
 	name     string
-	strategy [2][2]replaced // of the functions in version 1 and 2; names are filled in
-	env      []string       // for the loader that is killed
+	dispatch trampoline.Dispatch
+	env      []string // for the loader that is killed
 }
 
-func ways() []way {
-	near := [2]replaced{}
-	list := []way{{name: "direct-stop", strategy: [2][2]replaced{near, near}}}
-	if os.Getenv("LIVEPATCH_SLOW") != "" { // TestInt3LoaderDies does it at some steps
-		list = append(list, way{name: "direct-int3", strategy: [2][2]replaced{near, near}, env: []string{"LIVEPATCH_SWITCH=int3"}})
+func ways() (list []way) {
+	for _, d := range trampoline.Dispatches {
+		list = append(list, way{name: string(d) + "-stop", dispatch: d})
 	}
 	return list
 }
@@ -50,18 +49,18 @@ func deeds() []deed {
 }
 
 func TestLoaderKilledAtEverySystemCall(t *testing.T) {
-	target := compile(t, "steady", "-pthread", "steady.c")
+	object := func(version int) string {
+		return compile(t, "steady.o", "-c", "-fPIE", patchable, fmt.Sprintf("-DVERSION=%d", version), "steady.c")
+	}
+	before, one, two := object(0), object(1), object(2)
+	target := compile(t, "steady", "-pthread", before)
 	for _, w := range ways() {
-		var versions [2]*pack.Package
-		for i := range versions {
-			fix := compile(t, "fix.o", "-c", "-fPIE", fmt.Sprintf("-DVERSION=%d", i+1), "steady_fix.c")
-			functions := w.strategy[i]
-			functions[0].old, functions[0].new, functions[1].old, functions[1].new = "answer", "answer_new", "second", "second_new"
-			versions[i] = handMade(t, fmt.Sprintf("fix%d", i+1), target, fix, functions[:]...)
+		versions := [2]*pack.Package{
+			dispatched(t, w.dispatch, "fix1", target, before, one), dispatched(t, w.dispatch, "fix2", target, before, two),
 		}
 		for _, d := range deeds() {
 			t.Run(w.name+"/"+d.name, func(t *testing.T) {
-				c := &crash{t: t, s: start(t, target), d: d, versions: versions, env: w.env, outcomes: map[string]int{}}
+				c := &crash{t: t, s: start(t, target), w: w, d: d, versions: versions, outcomes: map[string]int{}}
 				c.run()
 			})
 		}
@@ -72,9 +71,9 @@ func TestLoaderKilledAtEverySystemCall(t *testing.T) {
 type crash struct {
 	t        *testing.T
 	s        *running
+	w        way
 	d        deed
 	versions [2]*pack.Package
-	env      []string
 	outcomes map[string]int
 	pages    string // of the unpatched target
 	at       killAt
@@ -95,18 +94,7 @@ func (c *crash) run() {
 	for _, n := range calls {
 		total += n
 	}
-	var points []killAt
-	stride := max(1, total/6)
-	if os.Getenv("LIVEPATCH_SLOW") != "" {
-		stride = 1
-	}
-	for n := 1; n <= total; n += stride {
-		points = append(points, killAt{-1, n})
-	}
-	for n := 1; n <= writes; n++ { // each with certainty
-		points = append(points, killAt{unix.SYS_PWRITE64, n})
-	}
-	points = append(points, killAt{unix.SYS_EXIT_GROUP, 1})
+	points := c.points(total, writes)
 	for i, at := range points {
 		c.at = at
 		c.reset(c.d.before)
@@ -128,6 +116,29 @@ func (c *crash) run() {
 	}
 }
 
+// points are where the loader is killed: spread over all of its life, and at each
+// write into the target, since a change takes few of all its system calls. Ways
+// other than the plain one differ in the writes, and are seen at some of those
+// if there is not time for all.
+func (c *crash) points(total, writes int) (list []killAt) {
+	slow := os.Getenv("LIVEPATCH_SLOW") != ""
+	stride, each := max(1, total/6), 1
+	if slow {
+		stride = 1
+	}
+	if slow || c.w.dispatch == trampoline.Direct {
+		for n := 1; n <= total; n += stride {
+			list = append(list, killAt{-1, n})
+		}
+	} else {
+		list, each = append(list, killAt{-1, 1}), 3
+	}
+	for n := 1; n <= writes; n += each {
+		list = append(list, killAt{unix.SYS_PWRITE64, n})
+	}
+	return append(list, killAt{unix.SYS_EXIT_GROUP, 1})
+}
+
 var errKilled = errors.New("killed")
 
 // load runs a loader and kills it at a point. It returns how many system calls
@@ -137,7 +148,7 @@ func (c *crash) load(at killAt) (map[int]int, error) {
 	if c.d.name == "retarget" {
 		pkg = c.versions[1]
 	}
-	cmd := loader(c.t, c.s, pkg, append(c.env, "LIVEPATCH_DO="+c.d.name)...)
+	cmd := loader(c.t, c.s, pkg, append(c.w.env, "LIVEPATCH_DO="+c.d.name)...)
 	runtime.LockOSThread()
 	defer runtime.UnlockOSThread()
 	null, err := os.Open(os.DevNull)

@@ -10,7 +10,11 @@
 
 #include "look.h"
 
-static volatile long counter;
+#ifndef VERSION
+#define VERSION 0
+#endif
+
+volatile long counter;
 static volatile long wrong;
 static volatile int seen[2];
 
@@ -22,14 +26,14 @@ __attribute__((noinline)) int answer(int x)
 {
 	__atomic_add_fetch(&counter, 1, __ATOMIC_RELAXED);
 	__asm__ volatile("nopl 0(%rax)\n\tnopl 0(%rax)"); // room for any redirect
-	return x + 1;
+	return x + 1 + 1000 * VERSION;
 }
 
 __attribute__((noinline)) int second(int x)
 {
 	__atomic_add_fetch(&counter, 1, __ATOMIC_RELAXED);
 	__asm__ volatile("nopl 0(%rax)\n\tnopl 0(%rax)"); // room for any redirect
-	return x + 2;
+	return x + 2 + 1000 * VERSION;
 }
 
 // note takes down a result: version v adds 1000 * v and what the original adds.
