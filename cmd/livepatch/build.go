@@ -72,8 +72,11 @@ func buildAction(c *cli.Context) error {
 	if err != nil {
 		return hintHelp(err, c.Command)
 	}
-	compile := opened.buildProgram
-	if c.IsSet("kernel") || c.IsSet("kernel-src") {
+	compile, kernel := opened.buildProgram, c.IsSet("kernel") || c.IsSet("kernel-src")
+	if err := ofTheOther(c, kernel); err != nil {
+		return hintHelp(err, c.Command)
+	}
+	if kernel {
 		if way != trampoline.Direct {
 			return hintHelp(errKernelDispatch, c.Command)
 		}
@@ -97,6 +100,21 @@ func buildAction(c *cli.Context) error {
 		return err
 	}
 	return makePackage(c, p, in, key, c.StringSlice("patch"))
+}
+
+// ofTheOther refuses flags that only programs have, for a kernel, and the other
+// way around.
+func ofTheOther(c *cli.Context, kernel bool) error {
+	flags, what := buildKernelFlags(), "kernels; --kernel or --kernel-src names one"
+	if kernel {
+		flags, what = buildProgramFlags(), "programs, and this is a kernel"
+	}
+	for _, f := range flags {
+		if name := f.Names()[0]; c.IsSet(name) {
+			return usageErrorf("--%s is for %s", name, what)
+		}
+	}
+	return nil
 }
 
 // errInterrupted says that the user ended the command; nothing was written.

@@ -1,12 +1,15 @@
 package kernel
 
 import (
+	"bytes"
 	"os"
 	"os/exec"
 	"path/filepath"
 	"strings"
 	"testing"
 
+	"livepatch/internal/pack"
+	"livepatch/internal/testkit"
 	"livepatch/internal/testkit/vm"
 )
 
@@ -48,7 +51,9 @@ func TestBuildModule(t *testing.T) {
 			ko := k.makeModule(t, built)
 			before := state(t, src) + state(t, built)
 			file := filepath.Join(t.TempDir(), "gauge.lpatch")
-			code, said := k.build(t, file, []string{"testdata/module/gauge.patch"}, "--module-src", src, "--build-path", built, "--target", ko)
+			keys := keys(t)
+			code, said := k.build(t, file, []string{"testdata/module/gauge.patch"}, "--module-src", src, "--build-path", built, "--target", ko,
+				"--key", keys+"/ours", "--module-key", keys+"/module.pem", "--module-cert", keys+"/module.crt")
 			if code != 0 {
 				t.Fatalf("exit %d:\n%s", code, said)
 			}
@@ -58,17 +63,45 @@ func TestBuildModule(t *testing.T) {
 			if state(t, src)+state(t, built) != before {
 				t.Error("the source was changed")
 			}
+			if payload := payloadOf(t, file); !bytes.HasSuffix(payload, []byte("~Module signature appended~\n")) {
+				t.Error("the module has no signature")
+			}
 			module := moduleSaid(t, said)
 			s := k.session(t)
-			s.config.Files = append(s.config.Files, vm.File{Name: "/gauge.ko", From: ko}, vm.File{Name: "/gauge.lpatch", From: file})
+			s.config.Files = append(s.config.Files, vm.File{Name: "/gauge.ko", From: ko}, vm.File{Name: "/gauge.lpatch", From: file},
+				vm.File{Name: "/ours.pub", From: keys + "/ours.pub"}, vm.File{Name: "/others.pub", From: keys + "/others.pub"})
 			s.do("load", "insmod /gauge.ko && cat /proc/gauge /proc/gauge", saidAndQuiet("read 1 level 1 mm\nread 2 level 3 mm\n"))
-			s.do("apply", "livepatch apply /gauge.lpatch --kernel", quiet(0))
+			s.do("not trusted", "livepatch apply /gauge.lpatch --kernel --require-key /others.pub", refused("signature-untrusted"))
+			s.do("apply", "livepatch apply /gauge.lpatch --kernel --require-key /ours.pub", quiet(0))
 			s.do("patched", "cat /proc/gauge", saidAndQuiet("read 3 level 7 mm, step 4\n"))
 			s.do("revert", "livepatch revert "+module+" --kernel", quiet(0))
 			s.do("reverted", "cat /proc/gauge && rmmod gauge", saidAndQuiet("read 4 level 12 mm\n"))
 			s.run(t)
 		})
 	}
+}
+
+// keys makes keys for packages, ours and others, and one for modules.
+func keys(t *testing.T) string {
+	t.Helper()
+	dir := t.TempDir()
+	for _, argv := range [][]string{
+		{program(t, "livepatch"), "keygen", "-o", dir + "/ours"}, {program(t, "livepatch"), "keygen", "-o", dir + "/others"},
+		{"openssl", "req", "-x509", "-newkey", "rsa:2048", "-nodes", "-subj", "/CN=test", "-days", "2", "-keyout", dir + "/module.pem", "-out", dir + "/module.crt"},
+	} {
+		testkit.Run(t, argv[0], argv[1:]...)
+	}
+	return dir
+}
+
+// payloadOf is the module in a package.
+func payloadOf(t *testing.T, file string) []byte {
+	t.Helper()
+	p, err := pack.Read([]byte(read(t, file)))
+	if err != nil {
+		t.Fatal(err)
+	}
+	return p.Members[p.Manifest.Kernel.Payload.Member]
 }
 
 // saidAndQuiet is the check that a step ends well and prints this, and that the
@@ -122,6 +155,7 @@ func TestBuildModuleRefuses(t *testing.T) {
 		{"new file that nothing builds", unused, []string{"--module-src", src, "--target", ko}, 4, "no Makefile of the patch builds it"},
 		{"blank line", line, []string{"--module-src", src, "--target", ko, "--make-var", "UNIT=cm"}, 4, "nothing to patch"},
 		{"no module", line, []string{"--module-src", src}, 2, "--module-src needs the module with --target"},
+		{"flags of programs", line, []string{"--compdb", "x"}, 2, "--compdb is for programs, and this is a kernel"},
 		{"no source", line, []string{"--make-var", "UNIT=cm", "--target", ko}, 2, "--make-var goes with --module-src"},
 		{"our variable", line, []string{"--module-src", src, "--target", ko, "--make-var", "CC=clang"}, 1, "make variable CC"},
 		{"no variable", line, []string{"--module-src", src, "--target", ko, "--make-var", "UNIT"}, 2, `--make-var "UNIT" is not NAME=VALUE`},
