@@ -42,7 +42,7 @@ func loaderFlags() []cli.Flag {
 func switchFlags() []cli.Flag {
 	return []cli.Flag{
 		&cli.StringFlag{Name: "switch", Usage: "`WAY` to change code: stop, while nothing runs, or int3, while threads run", DefaultText: string(process.SwitchStop)},
-		&cli.StringFlag{Name: "sync", Usage: "`WAY` of int3 to synchronise processors: interrupt or membarrier", DefaultText: "by the number of threads"},
+		&cli.StringFlag{Name: "sync", Usage: "`WAY` of int3 to synchronise processors: interrupt or membarrier", DefaultText: string(process.SyncInterrupt)},
 		&cli.BoolFlag{Name: "chain-sigtrap", Usage: "int3 may give signals to the target's own handler of SIGTRAP", DisableDefaultText: true},
 	}
 }

@@ -40,6 +40,8 @@ func (c *change) commitRunning(deadline time.Time) error {
 		return &ApplyError{stageCheck, Unchanged, err}
 	}
 	// From here on every write can be made while threads run.
+	defer debug.SetGCPercent(debug.SetGCPercent(-1)) // no collection while a thread waits
+	defer hurry()()
 	begin := time.Now()
 	if !c.opt.DryRun {
 		if err := c.installTraps(list, deadline); err != nil {
@@ -191,8 +193,6 @@ func (c *change) removeTraps(list []*liveChange) {
 
 // tryRunning makes the change once, or takes it back.
 func (c *change) tryRunning(list []*liveChange) (stage string, err error) {
-	defer debug.SetGCPercent(debug.SetGCPercent(-1)) // no collection while a thread waits
-	defer hurry()()
 	limit := time.Now().Add(c.opt.maxPause())
 	for _, s := range list {
 		if err := s.look(s.before, limit); err != nil {
@@ -361,17 +361,13 @@ func (c *change) synchronise(s *liveChange, clear bool, limit time.Time) error {
 		return nil
 	case clear && s.inside != nil:
 		return s.look(s.inside, limit)
-	case p.barrier && (c.opt.Sync == SyncMembarrier || p.counted >= barrierFrom):
+	case p.barrier:
 		c.sync = SyncMembarrier
 		return p.synchronise(limit)
 	}
 	c.sync = SyncInterrupt
 	return p.visit(limit, func(*thread) error { return nil })
 }
-
-// barrierFrom is the number of threads from which one system call of one of them
-// takes less time than stopping each: docs/switching.md has the figures.
-const barrierFrom = 16
 
 // look makes sure that no thread is in the ranges or returns to them, and that
 // none would be killed by a breakpoint.

@@ -22,7 +22,7 @@ type Options struct {
 	ScanMemory bool          // look through all writable memory instead of refusing coroutines
 
 	Switch       Switch // how code is changed; "" means SwitchStop
-	Sync         Sync   // how SwitchInt3 synchronises threads; "" lets it choose
+	Sync         Sync   // how SwitchInt3 synchronises threads; "" means SyncInterrupt
 	ChainSigtrap bool   // SwitchInt3 may give other signals to the target's own handler of SIGTRAP
 
 	// Belongs, if set, chooses the processes in place of their numbers: it

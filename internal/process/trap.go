@@ -97,7 +97,7 @@ func (p *proc) installTrap(sites []trampoline.TrapSite, deadline time.Time) erro
 		if err := p.mayChain(previous); err != nil {
 			return err
 		}
-		p.barrier = p.opt.Sync != SyncInterrupt && c.registerBarrier()
+		p.barrier = p.opt.Sync == SyncMembarrier && c.registerBarrier()
 		if p.opt.Sync == SyncMembarrier && !p.barrier {
 			return fmt.Errorf("process %d: the kernel has no membarrier that synchronises processors", p.pid)
 		}

@@ -15,6 +15,11 @@ import (
 // after the first began; it has never executed what was there before.
 const maxPasses = 3
 
+// Threads that are asked to stop together. Those that run have to be scheduled
+// before they stop, which they do at the same time then; but those that sleep stop
+// at once and wait for their turn.
+const maxBatch = 16
+
 // visit stops every thread of a process, each for as long as look takes: at no
 // moment do all of them stand still, unless there is one only. Every thread goes
 // back to user mode by an exception return or through the scheduler and has then
@@ -27,10 +32,10 @@ func (p *proc) visit(limit time.Time, look func(t *thread) error) error {
 		if err != nil {
 			return err
 		}
-		half := max(1, len(tids)/2)
+		size := min(max(1, len(tids)/2), maxBatch)
 		fresh := slices.DeleteFunc(tids, func(tid int) bool { return seen[tid] })
 		var busy error
-		for batch := range slices.Chunk(fresh, half) {
+		for batch := range slices.Chunk(fresh, size) {
 			switch err := p.see(batch, seen, look); {
 			case transient(err):
 				busy = err
