@@ -13,7 +13,6 @@ import (
 	"github.com/urfave/cli/v2"
 
 	"livepatch/elfpatch/diff"
-	"livepatch/fentry"
 	"livepatch/internal/build"
 	"livepatch/internal/image"
 	"livepatch/internal/kbuild"
@@ -60,10 +59,11 @@ type kernelBuild struct {
 	c     *cli.Context
 	p     *printer
 	site  *kernelSite
-	image *kimage.Kernel
-	sites func() (*fentry.Finder, error) // of the image, see readAhead
+	ahead *imageAhead
+	id    kernelIdentity // of the image
 	cc    *kbuild.Compiler
 	dir   string // for the objects
+	done  func() // when they were read
 }
 
 // buildKernel compiles the objects that the patches touch and opens the image
@@ -73,11 +73,10 @@ func (o *images) buildKernel(c *cli.Context, p *printer, record *manifest.Build)
 	if b.site, err = findKernelSite(c, p); err != nil {
 		return in, err
 	}
-	opened, err := image.OpenKernel(b.site.image)
-	if err != nil {
+	b.ahead = o.readAhead(b.site.image)
+	if b.id, err = b.ahead.identity(b.site.work); err != nil {
 		return in, err
 	}
-	b.image, b.sites = opened.Kernel, o.readAhead(opened)
 	tree, err := readPatches(c.StringSlice("patch"), b.site.patched(), record)
 	if err != nil {
 		return in, b.site.inKernel(err)
@@ -101,27 +100,10 @@ func (o *images) buildKernel(c *cli.Context, p *printer, record *manifest.Build)
 	if err != nil {
 		return in, err
 	}
-	image := opened.Digest()
-	record.Inputs = append(append(record.Inputs, described...), manifest.Input{Role: "target", Name: filepath.Base(b.site.image), SHA256: image[:]})
-	return in, b.record(record, objects, paths)
-}
-
-// readAhead looks for the patch sites of the image while patches are read and
-// compilers run. The image is open until that has ended.
-func (o *images) readAhead(img *image.Kernel) func() (*fentry.Finder, error) {
-	sites := sync.OnceValues(func() (f *fentry.Finder, err error) {
-		err = image.Guard(func() (err error) {
-			f, err = fentry.NewFinder(img.File, fentry.Options{})
-			return err
-		})
-		return f, err
-	})
-	go sites()
-	*o = append(*o, closing(func() error {
-		sites()
-		return img.Close()
-	}))
-	return sites
+	record.Inputs = append(append(record.Inputs, described...), manifest.Input{Role: "target", Name: filepath.Base(b.site.image), SHA256: b.id.SHA256})
+	err = b.record(record, objects, paths)
+	b.done()
+	return in, err
 }
 
 // closing is a function that gives something back.
@@ -181,12 +163,12 @@ func readBelow(root *os.Root, name string) ([]byte, bool, error) {
 
 // compile makes the objects in a directory that goes when the command ends.
 func (b *kernelBuild) compile(tree *srcpatch.Tree) (objects []*kbuild.Object, err error) {
-	if b.dir, err = b.scratch(); err != nil {
+	if b.dir, b.done, err = b.scratch(); err != nil {
 		return nil, err
 	}
 	k := &kbuild.Kernel{
-		Source: b.site.source, Config: b.site.files.config, Symvers: b.site.files.symvers, Release: b.image.Release,
-		Machine: b.image.Machine, Banner: b.image.Banner, CC: b.c.String("cc"), Work: b.site.work, Immutable: b.site.ours, Progress: b.p.Progress,
+		Source: b.site.source, Config: b.site.files.config, Symvers: b.site.files.symvers, Release: b.id.Release,
+		Machine: b.id.Machine, Banner: b.id.Banner, CC: b.c.String("cc"), Work: b.site.work, Immutable: b.site.ours, Progress: b.p.Progress,
 	}
 	ctx := b.c.Context
 	b.cc, err = k.FindCompiler(ctx)
@@ -226,20 +208,26 @@ func (b *kernelBuild) compile(tree *srcpatch.Tree) (objects []*kbuild.Object, er
 	return objects, err
 }
 
-// scratch makes a directory that is removed when the command ends.
-func (o *images) scratch() (string, error) {
-	dir, err := os.MkdirTemp("", "livepatch-build-")
+// scratch makes a directory that is removed when the command ends, and before
+// if nothing in it is needed any more: done begins with it.
+func (o *images) scratch() (dir string, done func(), err error) {
+	dir, err = os.MkdirTemp("", "livepatch-build-")
 	if err != nil {
-		return "", fmt.Errorf("make a directory for objects: %w", err)
+		return "", nil, fmt.Errorf("make a directory for objects: %w", err)
 	}
-	*o = append(*o, closing(func() error { return os.RemoveAll(dir) }))
-	return dir, nil
+	remove := sync.OnceValue(func() error { return os.RemoveAll(dir) })
+	*o = append(*o, closing(remove))
+	return dir, func() { go remove() }, nil
 }
 
 // inputs opens the objects and what they are linked into; modules are the files
 // of those.
 func (b *kernelBuild) inputs(objects []*kbuild.Object, lines *diff.LineShift) (in build.Inputs, modules []string, err error) {
-	in.Kernel = &build.Kernel{Image: b.image, Sites: b.sites, NoReplace: b.c.Bool("no-replace")}
+	img, err := b.ahead.keep(b.id, b.site.work)
+	if err != nil {
+		return in, nil, err
+	}
+	in.Kernel = &build.Kernel{Image: img.Kernel, Sites: b.ahead.sites, NoReplace: b.c.Bool("no-replace")}
 	pairs := map[string][]build.Pair{}
 	for _, o := range objects {
 		pair := build.Pair{OrigName: path.Base(o.Name), PatchedName: path.Base(o.Name), Lines: lines}

@@ -18,7 +18,8 @@ import (
 // macros.
 type includes struct {
 	files map[string]includeFile
-	users map[string][]string // by the last part of the name: files that include such a one; nil: not asked for yet
+	asked int                 // how often who includes what was asked for
+	users map[string][]string // by the last part of the name: files that include such a one; nil: not made yet
 }
 
 type includeFile struct {
@@ -42,13 +43,15 @@ func (t *Tree) scan(ctx context.Context) (*includes, error) {
 }
 
 // including returns the files that include one of which the last part of the
-// name is base. No file includes most sources, and then a look through all names is
-// enough, which takes a tenth of the time of the table.
+// name is base. Most patches ask for a few names, which a look through all of
+// them answers sooner than a table is made.
 func (x *includes) including(base string) []string {
-	if x.users == nil {
-		if !x.anyIncludes(base) {
-			return nil
-		}
+	x.asked++
+	switch {
+	case x.users != nil:
+	case x.asked <= fewNames:
+		return x.lookFor(base)
+	default:
 		x.users = make(map[string][]string, len(x.files))
 		for name, f := range x.files {
 			for _, n := range f.names {
@@ -60,15 +63,17 @@ func (x *includes) including(base string) []string {
 	return x.users[base]
 }
 
-func (x *includes) anyIncludes(base string) bool {
-	for _, f := range x.files {
+const fewNames = 4
+
+func (x *includes) lookFor(base string) (users []string) {
+	for name, f := range x.files {
 		for _, n := range f.names {
 			if strings.HasSuffix(n, base) && path.Base(n[1:]) == base {
-				return true
+				users = append(users, name)
 			}
 		}
 	}
-	return false
+	return users
 }
 
 // scanned is what scan makes, without users. Modules are small: nothing of

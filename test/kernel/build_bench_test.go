@@ -47,7 +47,7 @@ func (t *taken) add(u taken) {
 	t.children += u.children
 }
 
-// measure runs a program and looks every millisecond whether it has a child.
+// measure runs a program and looks every four milliseconds whether it has a child.
 func measure(b *testing.B, cmd *exec.Cmd) (t taken) {
 	b.Helper()
 	var said bytes.Buffer
@@ -57,7 +57,7 @@ func measure(b *testing.B, cmd *exec.Cmd) (t taken) {
 		b.Fatal(err)
 	}
 	proc := fmt.Sprintf("/proc/%d", cmd.Process.Pid)
-	for state := byte('R'); state != 'Z'; time.Sleep(time.Millisecond) {
+	for state := byte('R'); state != 'Z'; time.Sleep(4 * time.Millisecond) {
 		state, t.own, t.children = processorTimes(b, proc)
 		now := time.Now()
 		if !hasChild(proc) {
