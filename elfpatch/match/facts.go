@@ -115,6 +115,8 @@ func (o *object) contradicts(r ref, img *image) string {
 			return fmt.Sprintf("the object calls %s here, the target calls %s", name, f.name)
 		case !ok && !img.holds(s, 1, true) && !o.weakUndefined(r.sym):
 			return fmt.Sprintf("the target branches to %#x, where it has no code", s)
+		case !ok && img.stubbed[name] && !isLocal(o.f.Symbols[r.sym]):
+			return fmt.Sprintf("the object calls %s, which the target does through its PLT, and at %#x there is no entry of that", name, s)
 		case !ok:
 			return o.misplaced(r, img)
 		}

@@ -11,12 +11,13 @@ import (
 
 // image is the linked target with what the proof asks of it at hand.
 type image struct {
-	f     *elfpatch.File
-	exec  []stretch
-	areas []area
-	named map[string][]named // only names that the object uses
-	slots []slot             // words that the dynamic loader fills, by address
-	start []uint64           // entries of .eh_frame_hdr: where functions begin, sorted
+	f       *elfpatch.File
+	exec    []stretch
+	areas   []area
+	named   map[string][]named // only names that the object uses
+	slots   []slot             // words that the dynamic loader fills, by address
+	stubbed map[string]bool    // names for which one of them is a PLT entry's: calls go through that
+	start   []uint64           // entries of .eh_frame_hdr: where functions begin, sorted
 
 	preemptible bool // a library whose exported symbols others may define instead
 
@@ -175,13 +176,16 @@ func (img *image) addDynamic(wanted map[string]bool) error {
 	if err != nil {
 		return err
 	}
-	img.slots = make([]slot, 0, len(rels))
+	img.slots, img.stubbed = make([]slot, 0, len(rels)), map[string]bool{}
 	for _, r := range rels {
 		s := slot{addr: r.Offset, typ: r.Type, addend: r.Addend}
 		if r.Symbol != 0 && int(r.Symbol) < len(syms) {
 			s.name = syms[r.Symbol].Name
 		}
 		img.slots = append(img.slots, s)
+		if use, ok := pointerSlot(img.f.Machine, s.typ); ok && use == CallSlot {
+			img.stubbed[s.name] = true
+		}
 	}
 	byAddr := func(a, b slot) int { return cmp.Compare(a.addr, b.addr) }
 	if !slices.IsSortedFunc(img.slots, byAddr) {

@@ -128,7 +128,7 @@ func (p *prover) instruction(f *function, off int) int {
 
 // texts disassembles the object's instruction and what the target has there.
 func (p *prover) texts(f *function, addr uint64, off int) (old, cur string) {
-	code, _ := p.img.text(addr, len(f.code))
+	code, _ := p.img.textAtMost(addr, len(f.code))
 	one := func(b []byte, pc uint64) string {
 		in, err := disasm.Decode(p.obj.f.Machine, b)
 		n := min(len(b), 1)
@@ -142,7 +142,7 @@ func (p *prover) texts(f *function, addr uint64, off int) (old, cur string) {
 
 // rawDifference shows bytes where the text of both instructions is the same.
 func (p *prover) rawDifference(f *function, m *miss) (int, string, string) {
-	code, _ := p.img.text(m.addr, len(f.code))
-	n := min(4, len(f.code)-m.off)
+	code, _ := p.img.textAtMost(m.addr, len(f.code))
+	n := min(4, len(code)-m.off)
 	return m.off, fmt.Sprintf("% x", f.code[m.off:m.off+n]), fmt.Sprintf("% x", code[m.off:m.off+n])
 }

@@ -1,6 +1,7 @@
 package match
 
 import (
+	"cmp"
 	"debug/elf"
 	"fmt"
 	"slices"
@@ -255,7 +256,11 @@ func (p *prover) takeHits(pat *pattern) {
 func (p *prover) try(f *function, addr uint64) bool {
 	code, ok := p.img.text(addr, len(f.code))
 	if !ok {
-		return p.tryElastic(f, addr)
+		if p.tryElastic(f, addr) {
+			return true
+		}
+		p.noteCut(f, addr)
+		return false
 	}
 	w := p.window(f, addr, code)
 	refs, m := w.compare()
@@ -270,6 +275,25 @@ func (p *prover) try(f *function, addr uint64) bool {
 	}
 	f.fits = append(f.fits, fit{addr: addr, size: f.size, refs: refs, masked: w.masked})
 	return true
+}
+
+// noteCut notes where a function parts from text that ends before the function
+// would.
+func (p *prover) noteCut(f *function, addr uint64) {
+	code, ok := p.img.textAtMost(addr, len(f.code))
+	if !ok {
+		return
+	}
+	m := &miss{addr: addr, off: len(code), text: fmt.Sprintf("the text ends before its %d bytes", f.size)}
+	for _, r := range fixedRuns(p.obj.f.Machine, f) {
+		for k := r[0]; k < min(r[1], len(code)); k++ {
+			if code[k] != f.code[k] {
+				f.nearest = cmp.Or(f.nearest, &miss{addr: addr, off: k})
+				return
+			}
+		}
+	}
+	f.nearest = cmp.Or(f.nearest, m)
 }
 
 func (p *prover) window(f *function, addr uint64, code []byte) window {
