@@ -69,6 +69,9 @@ func (p *prover) differs(f *function) (where, text string) {
 			p.try(f, addr)
 		}
 	}
+	if f.nearest == nil {
+		f.nearest = f.cut
+	}
 	m := f.nearest
 	if m == nil {
 		return f.name, fmt.Sprintf("no place in the text of %s resembles its %d bytes", p.opt.Target, f.size)

@@ -49,6 +49,7 @@ type function struct {
 	wrong     string       // what else contradicts the proof
 	wrongCode refusal.Code // of it; empty: not-the-running-code
 	nearest   *miss        // the best place that is not
+	cut       *miss        // where it parts from text that ends too soon
 	asked     bool         // places were looked for
 	many      bool         // more fit than were kept, or too little evidence
 	shared    bool         // the target has several functions of this name

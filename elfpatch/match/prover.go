@@ -1,7 +1,6 @@
 package match
 
 import (
-	"cmp"
 	"debug/elf"
 	"fmt"
 	"slices"
@@ -288,12 +287,12 @@ func (p *prover) noteCut(f *function, addr uint64) {
 	for _, r := range fixedRuns(p.obj.f.Machine, f) {
 		for k := r[0]; k < min(r[1], len(code)); k++ {
 			if code[k] != f.code[k] {
-				f.nearest = cmp.Or(f.nearest, &miss{addr: addr, off: k})
+				f.cut = &miss{addr: addr, off: k}
 				return
 			}
 		}
 	}
-	f.nearest = cmp.Or(f.nearest, m)
+	f.cut = m
 }
 
 func (p *prover) window(f *function, addr uint64, code []byte) window {
