@@ -35,6 +35,9 @@ func ways() (list []way) {
 	for _, d := range trampoline.Dispatches {
 		list = append(list, way{name: string(d) + "-stop", dispatch: d})
 	}
+	if os.Getenv("LIVEPATCH_SLOW") != "" { // TestInt3LoaderDies does it at some steps
+		list = append(list, way{name: "direct-int3", dispatch: trampoline.Direct, env: []string{"LIVEPATCH_SWITCH=int3"}})
+	}
 	return list
 }
 
