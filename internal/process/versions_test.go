@@ -9,6 +9,8 @@ import (
 	"testing"
 	"time"
 
+	"golang.org/x/sys/unix"
+
 	"livepatch/internal/pack"
 	"livepatch/internal/refusal"
 	"livepatch/manifest"
@@ -200,4 +202,44 @@ func TestRetargetRollsBack(t *testing.T) {
 	}
 	wantCondition(t, s, "applied", "applied")
 	wantVersions(t, s, 2, 1)
+}
+
+// Signals come as fast as they can be sent, to all threads, among them those that
+// stop and continue the process, while patches come and go.
+func TestSignalStorm(t *testing.T) {
+	target := compile(t, "steady", "-pthread", "steady.c")
+	s := start(t, target, "4")
+	done, ended := make(chan bool), make(chan bool)
+	go func() {
+		defer close(ended)
+		for i := 0; ; i++ {
+			select {
+			case <-done:
+				return
+			default:
+			}
+			for _, sig := range []unix.Signal{unix.SIGWINCH, unix.SIGURG, unix.SIGCHLD} { // which programs ignore
+				_ = unix.Kill(s.pid, sig)
+			}
+			if i%50 == 0 {
+				_ = unix.Kill(s.pid, unix.SIGSTOP)
+				_ = unix.Kill(s.pid, unix.SIGCONT)
+			}
+		}
+	}()
+	one, two := version(t, target, 1, "answer", "second"), version(t, target, 2, "answer", "second")
+	for range 5 {
+		must(t, apply(s, one, Options{Timeout: time.Minute})())
+		wantVersions(t, s, 1, 1)
+		_, err := retarget(s, two, Options{Timeout: time.Minute})
+		must(t, err)
+		wantVersions(t, s, 2, 2)
+		_, err = Revert(s.pid, "fix2", Options{Timeout: time.Minute})
+		must(t, err)
+		wantVersions(t, s, 0, 0)
+	}
+	close(done)
+	<-ended
+	_ = unix.Kill(s.pid, unix.SIGCONT)
+	wantVersions(t, s, 0, 0)
 }
