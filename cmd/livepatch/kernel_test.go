@@ -213,7 +213,7 @@ func TestApplyToTheOther(t *testing.T) {
 		{[]string{"apply", program, "--kernel"}, program + " patches programs, not the kernel", "livepatch inspect " + program + " shows which"},
 		{[]string{"apply", program, "--kernel", "--print-unit"}, program + " patches programs, not the kernel", ""},
 		{[]string{"verify", program, "--running-kernel"}, program + " patches programs, not the kernel", ""},
-		{[]string{"conflicts", program, "--kprobes", os.DevNull}, program + " patches programs, not the kernel", ""},
+		{[]string{"conflicts", program, "--kprobes", os.DevNull}, "--kprobes is for packages of kernels", "livepatch help conflicts"},
 		{[]string{"verify", kernel, "--pid", self}, kernel + " patches a kernel, not a process", "livepatch help verify"},
 	} {
 		_, errs, code := livepatch(tc.args...)

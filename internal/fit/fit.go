@@ -12,7 +12,7 @@ import (
 // A Package is what of a package decides where it belongs.
 type Package struct {
 	Name    string
-	Digest  string // hexadecimal, of the package's file
+	Digest  string // hexadecimal, of the manifest
 	targets []manifest.Target
 }
 

@@ -1,6 +1,7 @@
 package watch
 
 import (
+	"encoding/hex"
 	"errors"
 	"fmt"
 	"io"
@@ -13,6 +14,7 @@ import (
 
 	"livepatch/internal/fit"
 	"livepatch/internal/pack"
+	"livepatch/manifest"
 )
 
 // Suffix is that of package files; others in the directory are left alone.
@@ -123,7 +125,8 @@ func (f *folder) update(name string, s stamp, hasty bool) (n finding, ok bool) {
 var errKernel = errors.New("patches the kernel, not processes")
 
 // open reads a package, whoever put it there: a pipe is not waited for, and a
-// file without end is not read to its end.
+// file without end is not read to its end. The digest is that of its manifest,
+// by which processes know what they have.
 func (f *folder) open(name string) (*pack.Package, string, error) {
 	path := filepath.Join(f.dir, name)
 	st, err := os.Stat(path)
@@ -152,7 +155,11 @@ func (f *folder) open(name string) (*pack.Package, string, error) {
 	if pkg.Manifest.Kernel != nil {
 		return nil, "", fmt.Errorf("read %s: it %w", path, errKernel)
 	}
-	return pkg, pack.Digest(b), nil
+	digest, err := manifest.Digest(pkg.Manifest)
+	if err != nil {
+		return nil, "", fmt.Errorf("read %s: %w", path, err)
+	}
+	return pkg, hex.EncodeToString(digest[:]), nil
 }
 
 // order sorts the names of the good packages.

@@ -2,6 +2,8 @@ package watch
 
 import (
 	"context"
+	"crypto/sha256"
+	"encoding/hex"
 	"errors"
 	"fmt"
 	"os"
@@ -141,10 +143,23 @@ func (m *machine) Apply(pid int, pkg *pack.Package) (*process.Result, error) {
 			return nil, refusal.New(refusal.AlreadyApplied, "made", "%s is applied", name)
 		}
 	}
-	p.patches = append(p.patches, live.Report{Name: name, Digest: string(pkg.Members["digest"]), State: "applied"})
+	digest, err := manifest.Digest(pkg.Manifest)
+	if err != nil {
+		return nil, err
+	}
+	p.patches = append(p.patches, live.Report{Name: name, Digest: hex.EncodeToString(digest[:]), State: "applied"})
 	m.applied[key]++
 	return &process.Result{Functions: 1}, nil
 }
+
+// base is a package whose manifest those of this machine are made of.
+var base = sync.OnceValues(func() (*pack.Package, error) {
+	b, err := os.ReadFile("../check/testdata/double.lpatch")
+	if err != nil {
+		return nil, err
+	}
+	return pack.Read(b)
+})
 
 // parse reads the text of a package.
 func parse(path string, b []byte) (*pack.Package, error) {
@@ -156,10 +171,15 @@ func parse(path string, b []byte) (*pack.Package, error) {
 	if strings.HasPrefix(name, "program") {
 		kind = manifest.KindPIE
 	}
-	return &pack.Package{
-		Manifest: &manifest.Manifest{Name: name, Targets: []manifest.Target{{Kind: kind, Name: id, BuildID: []byte(id)}}},
-		Members:  map[string][]byte{"digest": []byte(pack.Digest(b))},
-	}, nil
+	of, err := base()
+	if err != nil {
+		return nil, err
+	}
+	m, content := *of.Manifest, sha256.Sum256(b)
+	m.Name, m.Targets = name, slices.Clone(m.Targets)
+	t := &m.Targets[0]
+	t.Kind, t.Name, t.BuildID, t.Payload.SHA256 = kind, id, []byte(id), content[:]
+	return &pack.Package{Manifest: &m}, nil
 }
 
 // watching is a watcher that runs.
