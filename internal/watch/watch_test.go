@@ -219,9 +219,14 @@ func watchMachine(t *testing.T, m *machine) *watching {
 // padded is a text as long as a package: the digest is not of the last bytes.
 func padded(text string) []byte { return []byte(text + strings.Repeat(" ", 8192)) }
 
+// put puts a whole package there at once.
 func (w *watching) put(name, text string) {
 	w.t.Helper()
-	if err := os.WriteFile(filepath.Join(w.dir, name), padded(text), 0o644); err != nil {
+	path := filepath.Join(w.dir, name)
+	if err := os.WriteFile(path+".new", padded(text), 0o644); err != nil {
+		w.t.Fatal(err)
+	}
+	if err := os.Rename(path+".new", path); err != nil {
 		w.t.Fatal(err)
 	}
 }
