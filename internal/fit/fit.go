@@ -4,6 +4,7 @@ package fit
 
 import (
 	"bytes"
+	"encoding/hex"
 
 	"livepatch/internal/live"
 	"livepatch/manifest"
@@ -17,14 +18,19 @@ type Package struct {
 }
 
 // Of takes from a manifest what decides where its package belongs. A package
-// for kernels has no targets and fits no process.
-func Of(m *manifest.Manifest, digest string) *Package {
-	p := &Package{Name: m.Name, Digest: digest}
+// for kernels has no targets and fits no process. The error is that of a
+// manifest which is not valid.
+func Of(m *manifest.Manifest) (*Package, error) {
+	digest, err := manifest.Digest(m)
+	if err != nil {
+		return nil, err
+	}
+	p := &Package{Name: m.Name, Digest: hex.EncodeToString(digest[:])}
 	for i := range m.Targets {
 		t := &m.Targets[i]
 		p.targets = append(p.targets, manifest.Target{Kind: t.Kind, Name: t.Name, BuildID: t.BuildID, SHA256: t.SHA256})
 	}
-	return p
+	return p, nil
 }
 
 // An Image is an ELF file that a process executes.

@@ -41,7 +41,7 @@ func TestFits(t *testing.T) {
 		{"neither", []manifest.Target{target("bare", nil, nil)}, false, 0},
 	} {
 		asked = 0
-		p := Of(&manifest.Manifest{Name: "fix", Targets: tc.targets}, "")
+		p := &Package{Name: "fix", targets: tc.targets}
 		if got := p.Fits(images); got != tc.fits || asked != tc.asked {
 			t.Errorf("%s: fits %v, %d digests; want %v, %d", tc.name, got, asked, tc.fits, tc.asked)
 		}
@@ -62,7 +62,7 @@ func TestMayFit(t *testing.T) {
 		{"both", []manifest.Target{program, library}, true, false},
 		{"none", nil, false, false},
 	} {
-		p := Of(&manifest.Manifest{Name: "fix", Targets: tc.targets}, "")
+		p := &Package{Name: "fix", targets: tc.targets}
 		if mine, other := p.MayFit(Image{BuildID: []byte{1}}), p.MayFit(Image{BuildID: []byte{3}}); mine != tc.mine || other != tc.other {
 			t.Errorf("%s: %v, %v; want %v, %v", tc.name, mine, other, tc.mine, tc.other)
 		}
@@ -70,7 +70,7 @@ func TestMayFit(t *testing.T) {
 }
 
 func TestStateIn(t *testing.T) {
-	p := Of(&manifest.Manifest{Name: "fix"}, "01")
+	p := &Package{Name: "fix", Digest: "01"}
 	for _, tc := range []struct {
 		name    string
 		patches []live.Report

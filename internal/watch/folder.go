@@ -1,7 +1,6 @@
 package watch
 
 import (
-	"encoding/hex"
 	"errors"
 	"fmt"
 	"io"
@@ -14,7 +13,6 @@ import (
 
 	"livepatch/internal/fit"
 	"livepatch/internal/pack"
-	"livepatch/manifest"
 )
 
 // Suffix is that of package files; others in the directory are left alone.
@@ -113,53 +111,51 @@ func (f *folder) update(name string, s stamp, hasty bool) (n finding, ok bool) {
 		}
 	}
 	known.read = true
-	pkg, digest, err := f.open(name)
+	_, pkg, err := f.open(name)
+	known.pkg = pkg
 	if err != nil {
-		known.pkg = nil
 		return finding{name: name, err: err}, true
 	}
-	known.pkg = fit.Of(pkg.Manifest, digest)
-	return finding{name: name, pkg: known.pkg}, true
+	return finding{name: name, pkg: pkg}, true
 }
 
 var errKernel = errors.New("patches the kernel, not processes")
 
 // open reads a package, whoever put it there: a pipe is not waited for, and a
-// file without end is not read to its end. The digest is that of its manifest,
-// by which processes know what they have.
-func (f *folder) open(name string) (*pack.Package, string, error) {
+// file without end is not read to its end.
+func (f *folder) open(name string) (*pack.Package, *fit.Package, error) {
 	path := filepath.Join(f.dir, name)
 	st, err := os.Stat(path)
 	if err != nil {
-		return nil, "", fmt.Errorf("read %s: %w", path, plain(err))
+		return nil, nil, fmt.Errorf("read %s: %w", path, plain(err))
 	}
 	if !st.Mode().IsRegular() {
-		return nil, "", fmt.Errorf("read %s: it is no regular file", path)
+		return nil, nil, fmt.Errorf("read %s: it is no regular file", path)
 	}
 	file, err := os.OpenFile(path, os.O_RDONLY|nonblock, 0)
 	if err != nil {
-		return nil, "", fmt.Errorf("read %s: %w", path, plain(err))
+		return nil, nil, fmt.Errorf("read %s: %w", path, plain(err))
 	}
 	defer file.Close()
 	b, err := io.ReadAll(io.LimitReader(file, maxSize+1))
 	switch {
 	case err != nil:
-		return nil, "", fmt.Errorf("read %s: %w", path, plain(err))
+		return nil, nil, fmt.Errorf("read %s: %w", path, plain(err))
 	case len(b) > maxSize:
-		return nil, "", fmt.Errorf("read %s: more than %d bytes", path, maxSize)
+		return nil, nil, fmt.Errorf("read %s: more than %d bytes", path, maxSize)
 	}
 	pkg, err := f.parse(path, b)
 	if err != nil {
-		return nil, "", err
+		return nil, nil, err
 	}
 	if pkg.Manifest.Kernel != nil {
-		return nil, "", fmt.Errorf("read %s: it %w", path, errKernel)
+		return nil, nil, fmt.Errorf("read %s: it %w", path, errKernel)
 	}
-	digest, err := manifest.Digest(pkg.Manifest)
+	what, err := fit.Of(pkg.Manifest)
 	if err != nil {
-		return nil, "", fmt.Errorf("read %s: %w", path, err)
+		return nil, nil, fmt.Errorf("read %s: %w", path, err)
 	}
-	return pkg, hex.EncodeToString(digest[:]), nil
+	return pkg, what, nil
 }
 
 // order sorts the names of the good packages.

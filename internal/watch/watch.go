@@ -400,8 +400,8 @@ var errReplaced = errors.New("the file has changed")
 // work applies packages to a process. It runs beside the watcher.
 func (w *watcher) work(pid int, life process.Life, jobs []job) {
 	for _, j := range jobs {
-		pkg, digest, err := w.folder.open(j.name)
-		if err == nil && digest != j.pkg.Digest {
+		pkg, what, err := w.folder.open(j.name)
+		if err == nil && what.Digest != j.pkg.Digest {
 			err = errReplaced // it will be looked at anew
 		}
 		var res *process.Result
