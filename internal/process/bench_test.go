@@ -4,12 +4,12 @@ package process
 
 import (
 	"fmt"
-	"os"
-	"os/exec"
 	"slices"
 	"strconv"
 	"testing"
 	"time"
+
+	"livepatch/internal/testkit"
 )
 
 // BenchmarkPause applies and reverts a patch of a process whose threads wake up
@@ -17,12 +17,7 @@ import (
 // number of threads it ends after some seconds, however many rounds are asked for
 // and however busy the machine is.
 func BenchmarkPause(b *testing.B) {
-	if _, err := exec.LookPath("gcc"); err != nil {
-		if os.Getenv("CI") != "" {
-			b.Fatal(err)
-		}
-		b.Skipf("gcc is needed to build the target: %v", err)
-	}
+	testkit.Tool(b, "gcc")
 	for _, threads := range []int{1, 16, 128, 1024} {
 		b.Run(strconv.Itoa(threads), func(b *testing.B) {
 			target := compile(b, "server", "-pthread", "-DREST=50000", "server.c")

@@ -190,7 +190,7 @@ func TestInt3LeavesDefault(t *testing.T) {
 
 func TestInt3UnderSeccomp(t *testing.T) {
 	if why := cannotSuspendSeccomp(); why != "" {
-		t.Skipf("another reason comes first: %s", why)
+		t.Skipf("a target under seccomp is refused for another reason here: %s", why)
 	}
 	target, pkg := serverAndFix(t, "strict.c")
 	s := start(t, target)

@@ -4,12 +4,12 @@ package process
 
 import (
 	"fmt"
-	"os"
-	"os/exec"
 	"slices"
 	"strconv"
 	"testing"
 	"time"
+
+	"livepatch/internal/testkit"
 )
 
 // BenchmarkSwitch applies and reverts a patch in each way to change code, of a
@@ -19,12 +19,7 @@ import (
 // instructions of the function are shorter than the jump, as those of most are.
 // With each number of threads it ends after some seconds.
 func BenchmarkSwitch(b *testing.B) {
-	if _, err := exec.LookPath("gcc"); err != nil {
-		if os.Getenv("CI") != "" {
-			b.Fatal(err)
-		}
-		b.Skipf("gcc is needed to build the target: %v", err)
-	}
+	testkit.Tool(b, "gcc")
 	ways := map[string]Options{"stop": {}, "interrupt": {Switch: SwitchInt3, Sync: SyncInterrupt}, "membarrier": {Switch: SwitchInt3, Sync: SyncMembarrier}}
 	for _, threads := range []int{1, 4, 16, 64, 256, 1024} {
 		for _, way := range []string{"stop", "interrupt", "membarrier"} {
