@@ -4,7 +4,6 @@ package test
 
 import (
 	"bufio"
-	"errors"
 	"fmt"
 	"io"
 	"os"
@@ -88,13 +87,8 @@ func anotherProgram(t *testing.T) string {
 
 // codes are the refusal codes of an error, or its text.
 func codes(err error) string {
-	var list refusal.List
-	var one refusal.Refusal
-	switch {
-	case errors.As(err, &list):
-	case errors.As(err, &one):
-		list = refusal.List{one}
-	default:
+	list := refusal.Of(err)
+	if list == nil {
 		return err.Error()
 	}
 	var s []string

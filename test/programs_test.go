@@ -307,14 +307,7 @@ func createError(t *testing.T, program string, pair [2]string) error {
 
 func wantCode(t *testing.T, err error, want refusal.Code) {
 	t.Helper()
-	var list refusal.List
-	var one refusal.Refusal
-	if errors.As(err, &one) {
-		list = refusal.List{one}
-	} else {
-		errors.As(err, &list)
-	}
-	for _, r := range list {
+	for _, r := range refusal.Of(err) {
 		if r.Code == want {
 			return
 		}

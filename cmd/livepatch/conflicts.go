@@ -4,7 +4,6 @@ import (
 	"errors"
 	"fmt"
 	"os"
-	"text/tabwriter"
 
 	"github.com/urfave/cli/v2"
 
@@ -162,9 +161,7 @@ func printConflicts(p *printer, list []kstate.Conflict) error {
 			return err
 		}
 	} else {
-		p.clear()
-		p.wrote = true
-		w := tabwriter.NewWriter(p.out, 0, 8, 2, ' ', 0)
+		w := p.table()
 		for i := range list {
 			c := &list[i]
 			effect := string(c.Effect)

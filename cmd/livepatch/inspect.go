@@ -12,6 +12,7 @@ import (
 	"livepatch/internal/kimage"
 	"livepatch/internal/modcheck"
 	"livepatch/internal/pack"
+	"livepatch/internal/refusal"
 	"livepatch/internal/sign"
 	"livepatch/manifest"
 )
@@ -117,7 +118,7 @@ func parsePackage(path string, b []byte) (*pack.Package, error) {
 
 // inFile puts the file before the place of each refusal.
 func inFile(path string, err error) error {
-	list := refusalsOf(err)
+	list := refusal.Of(err)
 	if list == nil {
 		return fmt.Errorf("%s: %w", path, err)
 	}

@@ -5,7 +5,6 @@ import (
 	"fmt"
 	"os"
 	"strings"
-	"text/tabwriter"
 	"time"
 
 	"github.com/urfave/cli/v2"
@@ -226,9 +225,7 @@ func statusOfKernel(c *cli.Context, p *printer) error {
 		p.Printf("no patches\n")
 		return nil
 	}
-	p.clear()
-	p.wrote = true
-	w := tabwriter.NewWriter(p.out, 0, 8, 2, ' ', 0)
+	w := p.table()
 	fmt.Fprintln(w, "PATCH\tSTATE\tOBJECT\tFUNCTIONS")
 	for _, s := range r.Patches {
 		if len(s.Objects) == 0 {

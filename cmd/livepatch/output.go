@@ -8,6 +8,7 @@ import (
 	"os"
 	"slices"
 	"strings"
+	"text/tabwriter"
 	"unicode"
 
 	"github.com/urfave/cli/v2"
@@ -37,8 +38,6 @@ func exitCode(err error) int {
 		start  *startError
 		busy   *process.BusyError
 		tasks  *klp.BusyError
-		list   refusal.List
-		one    refusal.Refusal
 	)
 	switch {
 	case err == nil:
@@ -55,7 +54,7 @@ func exitCode(err error) int {
 		return exitBusy
 	case errors.As(err, &tasks) && (klp.StateOf(err) == klp.Unchanged || klp.StateOf(err) == klp.RolledBack):
 		return exitBusy // the kernel is as it was
-	case errors.As(err, &list), errors.As(err, &one):
+	case refusal.Of(err) != nil:
 		return exitRefused
 	}
 	return exitError
@@ -104,7 +103,7 @@ func reportError(app *cli.App, err error) int {
 	if err == nil || errors.As(err, &status) {
 		return code
 	}
-	list := refusalsOf(err)
+	list := refusal.Of(err)
 	if len(list) == 0 {
 		p.errorLine(err.Error())
 	} else {
@@ -130,18 +129,6 @@ func stateOf(err error) string {
 		return string(kernel.State)
 	}
 	return string(process.StateOf(err))
-}
-
-func refusalsOf(err error) refusal.List {
-	var list refusal.List
-	var one refusal.Refusal
-	switch {
-	case errors.As(err, &list):
-		return list
-	case errors.As(err, &one):
-		return refusal.List{one}
-	}
-	return nil
 }
 
 // A printer writes what a command says: results to standard output as text or
@@ -217,6 +204,13 @@ func (p *printer) Printf(format string, args ...any) {
 	p.clear()
 	p.wrote = true
 	fmt.Fprintf(p.out, format, args...)
+}
+
+// table begins a part of the result with columns; Flush writes it.
+func (p *printer) table() *tabwriter.Writer {
+	p.clear()
+	p.wrote = true
+	return tabwriter.NewWriter(p.out, 0, 8, 2, ' ', 0)
 }
 
 // JSON writes the result as indented JSON.

@@ -4,7 +4,6 @@ import (
 	"errors"
 	"fmt"
 	"strings"
-	"text/tabwriter"
 
 	"github.com/urfave/cli/v2"
 
@@ -115,9 +114,7 @@ func printScan(p *printer, list []scanned) error {
 		p.Printf("nothing found\n")
 		return nil
 	}
-	p.clear()
-	p.wrote = true
-	w := tabwriter.NewWriter(p.out, 0, 8, 2, ' ', 0)
+	w := p.table()
 	fmt.Fprintln(w, "PID\tCOMMAND\tPACKAGES\tDELETED FILES")
 	for _, s := range list {
 		var packs []string

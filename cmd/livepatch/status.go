@@ -5,7 +5,6 @@ import (
 	"fmt"
 	"slices"
 	"strings"
-	"text/tabwriter"
 
 	"github.com/urfave/cli/v2"
 
@@ -127,9 +126,7 @@ func printStatus(p *printer, list []*process.Report) error {
 		p.Printf("no patches\n")
 		return nil
 	}
-	p.clear()
-	p.wrote = true
-	w := tabwriter.NewWriter(p.out, 0, 8, 2, ' ', 0)
+	w := p.table()
 	fmt.Fprintln(w, "PID\tPATCH\tSTATE\tTARGET\tBYTES\tFUNCTIONS")
 	for _, row := range rows {
 		fmt.Fprintln(w, row)

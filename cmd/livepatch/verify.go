@@ -10,6 +10,7 @@ import (
 	"livepatch/internal/kimage"
 	"livepatch/internal/pack"
 	"livepatch/internal/process"
+	"livepatch/internal/refusal"
 	"livepatch/internal/sign"
 )
 
@@ -121,7 +122,7 @@ func verify(c *cli.Context) error {
 
 func verifyProcess(p *printer, pid int, pkg *pack.Package, policy sign.Policy) error {
 	err := process.Verify(pid, pkg, process.Options{Progress: p.Progress})
-	if list := refusalsOf(err); err == nil || list != nil {
+	if list := refusal.Of(err); err == nil || list != nil {
 		err = append(policy.Judge(pkg.Signatures), list...).Err()
 	}
 	if err != nil {

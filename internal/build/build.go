@@ -231,14 +231,9 @@ func (s *steps) made() (out []Part) {
 
 // note keeps the refusals in err; other errors are returned.
 func (s *steps) note(err error) error {
-	var list refusal.List
-	var one refusal.Refusal
-	switch {
-	case errors.As(err, &list):
-		s.refusals = append(s.refusals, list...)
-		return nil
-	case errors.As(err, &one):
-		s.refusals = append(s.refusals, one)
+	list := refusal.Of(err)
+	s.refusals = append(s.refusals, list...)
+	if list != nil {
 		return nil
 	}
 	return err

@@ -233,17 +233,9 @@ func Verify(pid int, pkg *pack.Package, opt Options) error {
 
 // collect takes refusals out of an error; false if it is something else.
 func collect(to *refusal.List, err error) bool {
-	var list refusal.List
-	var one refusal.Refusal
-	switch {
-	case errors.As(err, &list):
-		*to = append(*to, list...)
-	case errors.As(err, &one):
-		*to = append(*to, one)
-	default:
-		return err == nil
-	}
-	return true
+	list := refusal.Of(err)
+	*to = append(*to, list...)
+	return err == nil || list != nil
 }
 
 func closeAll(procs []*proc) {

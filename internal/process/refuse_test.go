@@ -29,17 +29,8 @@ func refused(t *testing.T, s *running, code refusal.Code, do func() error) {
 	t.Helper()
 	before := text(t, s.pid)
 	err := do()
-	var list refusal.List
-	var one refusal.Refusal
-	if errors.As(err, &list) {
-		one = list[0]
-	} else if !errors.As(err, &one) {
-		t.Fatalf("error %v, want a refusal [%s]", err, code)
-	}
-	if one.Code != code {
-		t.Fatalf("refused with %v, want [%s]", one, code)
-	}
-	t.Log(one)
+	wantCode(t, err, code)
+	t.Log(err)
 	if StateOf(err) != Unchanged {
 		t.Errorf("state %q", StateOf(err))
 	}
@@ -212,16 +203,9 @@ func TestClaims(t *testing.T) {
 
 func wantCode(t *testing.T, err error, code refusal.Code) {
 	t.Helper()
-	var list refusal.List
-	var one refusal.Refusal
-	switch {
-	case errors.As(err, &list):
-		one = list[0]
-	case !errors.As(err, &one):
-		t.Fatalf("error %v, want [%s]", err, code)
-	}
-	if one.Code != code {
-		t.Fatalf("refused with %v, want [%s]", one, code)
+	list := refusal.Of(err)
+	if list == nil || list[0].Code != code {
+		t.Fatalf("error %v, want a refusal [%s]", err, code)
 	}
 }
 

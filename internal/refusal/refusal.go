@@ -4,6 +4,7 @@
 package refusal
 
 import (
+	"errors"
 	"fmt"
 	"slices"
 	"strings"
@@ -57,6 +58,20 @@ func (l List) Err() error {
 		return strings.Compare(a.Text, b.Text)
 	})
 	return slices.Compact(s)
+}
+
+// Of returns the refusals that an error consists of or wraps, nil if it is
+// something else.
+func Of(err error) List {
+	var list List
+	var one Refusal
+	switch {
+	case errors.As(err, &list):
+		return list
+	case errors.As(err, &one):
+		return List{one}
+	}
+	return nil
 }
 
 // Known reports whether a code is one of Codes.
