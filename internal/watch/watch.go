@@ -13,7 +13,6 @@ import (
 	"livepatch/internal/fit"
 	"livepatch/internal/pack"
 	"livepatch/internal/process"
-	"livepatch/internal/refusal"
 )
 
 // Config says what to watch.
@@ -36,40 +35,6 @@ type Machine interface {
 	Apply(pid int, pkg *pack.Package) (*process.Result, error)
 }
 
-// An Event is one thing that was done or met. Fields that do not apply are
-// empty.
-type Event struct {
-	Time      time.Time     `json:"time"`
-	Event     Kind          `json:"event"`
-	PID       int           `json:"pid,omitempty"`
-	Command   string        `json:"command,omitempty"` // of the process
-	Package   string        `json:"package,omitempty"`
-	File      string        `json:"file,omitempty"` // of the package
-	Digest    string        `json:"digest,omitempty"`
-	Targets   []string      `json:"targets,omitempty"`
-	Functions int           `json:"functions,omitempty"`
-	Pause     time.Duration `json:"pause_ns,omitempty"`
-	After     time.Duration `json:"after_ns,omitempty"` // the start of the program
-	Retry     time.Duration `json:"retry_ns,omitempty"` // until the next try
-	Reason    string        `json:"reason,omitempty"`
-	Codes     []string      `json:"codes,omitempty"` // of refusals
-}
-
-// A Kind is what an event is about.
-type Kind string
-
-// The kinds.
-const (
-	Watching Kind = "watching" // it has begun; Reason says why there is no connector
-	Found    Kind = "package"  // a package is new or has changed
-	Bad      Kind = "bad-package"
-	Gone     Kind = "package-gone"
-	Applied  Kind = "applied"
-	Failed   Kind = "failed"
-	Lost     Kind = "events-lost" // all processes are looked through instead
-	Blind    Kind = "error"       // the directory or /proc cannot be read
-)
-
 const (
 	workers = 8                     // processes that are patched at a time
 	full    = 20 * time.Millisecond // until the next try to find a free one
@@ -79,8 +44,7 @@ const (
 // Run watches until the context ends, or once. It returns the number of
 // packages that could not be applied at the last try.
 func Run(ctx context.Context, cfg Config) (failed int, err error) {
-	w := &watcher{cfg: cfg, ledger: newLedger(), results: make(chan result, workers), blind: map[string]string{}, strangers: map[process.File]bool{}}
-	w.folder = &folder{dir: cfg.Dir, parse: cfg.Parse, files: map[string]*file{}}
+	w := newWatcher(cfg)
 	news, err := w.folder.look(true)
 	if err != nil {
 		return 0, err
@@ -119,6 +83,13 @@ type watcher struct {
 	blind   map[string]string // what was told of things that cannot be read
 
 	strangers map[process.File]bool // programs that no package is for, whatever libraries they have
+}
+
+func newWatcher(cfg Config) *watcher {
+	return &watcher{
+		cfg: cfg, folder: &folder{dir: cfg.Dir, parse: cfg.Parse, files: map[string]*file{}}, ledger: newLedger(),
+		results: make(chan result, workers), blind: map[string]string{}, strangers: map[process.File]bool{},
+	}
 }
 
 // result is what became of a package, or with done set the end of a worker.
@@ -281,119 +252,6 @@ func (w *watcher) notice(s signal) {
 	}
 }
 
-func (w *watcher) lookDue(now time.Time) {
-	for {
-		p := w.ledger.due(now)
-		if p == nil {
-			return
-		}
-		w.lookAt(p, now)
-	}
-}
-
-// lookAt looks which packages a program needs and has them applied.
-func (w *watcher) lookAt(p *program, now time.Time) {
-	if p.looks == 0 && w.isStranger(p.pid) {
-		p.looks = settled
-		w.ledger.plan(p, now.Add(delay(p.looks)))
-		return
-	}
-	var jobs []job
-	retry := time.Time{}
-	err := w.cfg.Machine.Look(p.pid, func(s *process.Seen) {
-		if p.life != (process.Life{}) && p.life != s.Life {
-			p.reset()
-		}
-		p.life, p.command = s.Life, s.Command
-		jobs, retry = w.needs(p, s, now)
-		if w.strangers[s.Program] {
-			p.looks = settled
-		}
-	})
-	if process.Ended(err) && !w.isThere(p.pid) {
-		w.ledger.remove(p)
-		return
-	}
-	p.looks++
-	next := now.Add(delay(p.looks))
-	if !retry.IsZero() && retry.Before(next) {
-		next = retry
-	}
-	p.waits = len(jobs) > 0 && w.running == workers
-	switch {
-	case len(jobs) == 0:
-		w.ledger.plan(p, next)
-	case p.waits:
-		w.ledger.plan(p, now.Add(full))
-	default:
-		p.busy, p.due = true, next
-		w.running++
-		go w.work(p.pid, p.life, jobs)
-	}
-}
-
-// isThere reports whether a process can be looked at. While it starts another
-// program it may seem to have ended.
-func (w *watcher) isThere(pid int) bool {
-	_, err := w.cfg.Machine.Identify(pid)
-	return err == nil
-}
-
-// maxStrangers bounds the programs that are remembered.
-const maxStrangers = 4096
-
-// isStranger reports whether a process runs a program that was looked at in
-// another process, and that no package is for. Most starts are of such programs.
-func (w *watcher) isStranger(pid int) bool {
-	file, err := w.cfg.Machine.Program(pid)
-	return err == nil && w.strangers[file]
-}
-
-// judge remembers a program that no package is for.
-func (w *watcher) judge(program process.File, images []fit.Image) {
-	if len(images) == 0 {
-		return
-	}
-	for _, name := range w.folder.names {
-		if w.folder.files[name].pkg.MayFit(images[0]) {
-			return
-		}
-	}
-	if len(w.strangers) >= maxStrangers {
-		clear(w.strangers)
-	}
-	w.strangers[program] = true
-}
-
-// needs returns the packages that are to be applied now, and when the first of
-// those that failed is to be tried again.
-func (w *watcher) needs(p *program, s *process.Seen, now time.Time) (jobs []job, retry time.Time) {
-	images := Images(s)
-	p.fits = false
-	w.judge(s.Program, images)
-	for _, name := range w.folder.names {
-		pkg := w.folder.files[name].pkg
-		if !pkg.Fits(images) {
-			continue
-		}
-		p.fits = true
-		f, failed := p.failed[pkg.Digest]
-		state := pkg.StateIn(s.Patches)
-		switch {
-		case p.done[pkg.Digest]:
-		case state == fit.Applied, state == fit.Reverted:
-			p.done[pkg.Digest] = true
-		case failed && f.next.After(now):
-			if retry.IsZero() || f.next.Before(retry) {
-				retry = f.next
-			}
-		default:
-			jobs = append(jobs, job{name, pkg})
-		}
-	}
-	return jobs, retry
-}
-
 // errReplaced is what a worker meets when a file is not the one that was read.
 var errReplaced = errors.New("the file has changed")
 
@@ -487,41 +345,4 @@ func (w *watcher) failures() (n int) {
 		n += len(p.failed)
 	}
 	return n
-}
-
-func isApplied(err error) bool {
-	codes := codesOf(err)
-	return len(codes) == 1 && codes[0] == string(refusal.AlreadyApplied)
-}
-
-func refusals(err error) refusal.List {
-	var list refusal.List
-	var one refusal.Refusal
-	switch {
-	case errors.As(err, &list):
-		return list
-	case errors.As(err, &one):
-		return refusal.List{one}
-	}
-	return nil
-}
-
-// codesOf returns the codes of the refusals in an error, each once.
-func codesOf(err error) (codes []string) {
-	seen := map[refusal.Code]bool{}
-	for _, r := range refusals(err) {
-		if !seen[r.Code] {
-			seen[r.Code] = true
-			codes = append(codes, string(r.Code))
-		}
-	}
-	return codes
-}
-
-// reasonOf returns the first reason; the codes name the others.
-func reasonOf(err error) string {
-	if list := refusals(err); len(list) > 0 {
-		return list[0].Error()
-	}
-	return err.Error()
 }

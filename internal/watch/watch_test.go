@@ -453,8 +453,7 @@ func TestOnce(t *testing.T) {
 // What is remembered is bounded by the processes that there are.
 func TestMemoryIsBounded(t *testing.T) {
 	m := newMachine(t)
-	w := &watcher{cfg: m.config(t.TempDir(), func(Event) {}), ledger: newLedger(), results: make(chan result, workers), blind: map[string]string{}, strangers: map[process.File]bool{}}
-	w.folder = &folder{dir: w.cfg.Dir, parse: parse, files: map[string]*file{}}
+	w := newWatcher(m.config(t.TempDir(), func(Event) {}))
 	for i := range 2000 {
 		m.run(i, "B")
 		w.notice(signal{kind: started, pid: i})
@@ -479,8 +478,7 @@ func TestForkWhilePatched(t *testing.T) {
 	if err := os.WriteFile(filepath.Join(dir, "fix.lpatch"), padded("fix A"), 0o644); err != nil {
 		t.Fatal(err)
 	}
-	w := &watcher{cfg: m.config(dir, func(Event) {}), ledger: newLedger(), results: make(chan result, workers), blind: map[string]string{}, strangers: map[process.File]bool{}}
-	w.folder = &folder{dir: dir, parse: parse, files: map[string]*file{}}
+	w := newWatcher(m.config(dir, func(Event) {}))
 	if _, err := w.folder.look(true); err != nil {
 		t.Fatal(err)
 	}
@@ -506,8 +504,7 @@ func TestStrangers(t *testing.T) {
 		}
 	}
 	put("a.lpatch", "program-a A")
-	w := &watcher{cfg: m.config(dir, func(Event) {}), ledger: newLedger(), results: make(chan result, workers), blind: map[string]string{}, strangers: map[process.File]bool{}}
-	w.folder = &folder{dir: dir, parse: parse, files: map[string]*file{}}
+	w := newWatcher(m.config(dir, func(Event) {}))
 	news, err := w.folder.look(true)
 	if err != nil {
 		t.Fatal(err)
@@ -551,8 +548,7 @@ func TestLookWhileStarting(t *testing.T) {
 	if err := os.WriteFile(filepath.Join(dir, "fix.lpatch"), padded("fix A"), 0o644); err != nil {
 		t.Fatal(err)
 	}
-	w := &watcher{cfg: m.config(dir, func(Event) {}), ledger: newLedger(), results: make(chan result, workers), blind: map[string]string{}, strangers: map[process.File]bool{}}
-	w.folder = &folder{dir: dir, parse: parse, files: map[string]*file{}}
+	w := newWatcher(m.config(dir, func(Event) {}))
 	if _, err := w.folder.look(true); err != nil {
 		t.Fatal(err)
 	}
