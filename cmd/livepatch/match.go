@@ -60,6 +60,7 @@ type matchedFunc struct {
 	Found   string            `json:"found,omitempty"`
 	Masked  []manifest.Masked `json:"masked,omitempty"`
 	Refusal *refusal.Refusal  `json:"refusal,omitempty"`
+	Unused  uint64            `json:"unused,omitempty"`
 	Object  []matchLine       `json:"object_code,omitempty"`
 	Target  []matchLine       `json:"target_code,omitempty"`
 }
@@ -215,6 +216,9 @@ func (r *matchReport) fill(obj *elfpatch.File, funcs []int, s *match.Survey) {
 		}
 		m := missed[i]
 		out := matchedFunc{Name: m.Name, Refusal: &m.Refusal}
+		if m.Unused != nil {
+			out.Unused = m.Unused.Addr
+		}
 		if d := m.Difference; d != nil {
 			out.Object, out.Target = matchLines(d.Object), matchLines(d.Target)
 		}

@@ -17,11 +17,16 @@ func (p *prover) judge() {
 			continue
 		}
 		switch {
+		case f.state == proven && f.unused:
+			p.refuseUnused(f)
 		case f.state == proven && f.wrong != "":
 			p.refuse(cmp.Or(f.wrongCode, refusal.NotTheRunningCode), f.sym, f.name, "%s", f.wrong)
 		case f.state == proven && at[f.addr] != nil && !samePlace(f, at[f.addr]):
 			p.refuse(refusal.AddressAmbiguous, f.sym, f.name, "is folded with %s at %#x of %s: one entry serves both",
 				at[f.addr].name, f.addr, p.opt.Target)
+		case f.state == proven && p.doubtful(f):
+			p.refuse(refusal.AddressAmbiguous, f.sym, f.name, "is weak, its code stands at %#x of %s, and nothing shows that this one is run, not another object's of this name",
+				f.addr, p.opt.Target)
 		case f.state == proven:
 			at[f.addr] = f
 		case f.state == open:

@@ -128,6 +128,7 @@ type Missed struct {
 	Name       string
 	Refusal    refusal.Refusal
 	Difference *Difference // nil if no place resembles it, or if its bytes are not what is wrong
+	Unused     *Func       // where its code stands all the same, when the target runs another object's function of its name
 }
 
 // Survey looks for each of the functions, given as symbol indices of orig, in
@@ -215,6 +216,7 @@ func (p *prover) survey(funcs []int) (*Survey, error) {
 		}
 		p.settle()
 	}
+	p.placeUnused()
 	p.refuseFolded()
 	p.crossExamine()
 

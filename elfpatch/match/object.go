@@ -53,6 +53,7 @@ type function struct {
 	asked     bool         // places were looked for
 	many      bool         // more fit than were kept, or too little evidence
 	shared    bool         // the target has several functions of this name
+	unused    bool         // addr holds its code, but the target runs another object's function of this name
 }
 
 type state uint8

@@ -325,8 +325,7 @@ func (p *prover) tryElastic(f *function, addr uint64) bool {
 // accept makes a place the place of a function, and its fields known.
 func (p *prover) accept(f *function, x *fit) {
 	f.state, f.addr, f.extent, f.masked, f.refs, f.at = proven, x.addr, x.size, x.masked, x.refs, x.at
-	k, off := p.obj.keyOf(Address, f.sym, 0)
-	if p.facts[k] == nil {
+	if k, off := p.obj.keyOf(Address, f.sym, 0); p.facts[k] == nil && !f.unused {
 		p.facts[k] = &fact{value: x.addr - off, first: string(f.found)}
 	}
 	for _, r := range x.refs {
@@ -385,8 +384,9 @@ func (p *prover) conflict(f *function, x *fit) string {
 		}
 		own[k] = value
 	}
-	k, off := p.obj.keyOf(Address, f.sym, 0)
-	check(0, k, x.addr-off, f.name)
+	if k, off := p.obj.keyOf(Address, f.sym, 0); !f.unused {
+		check(0, k, x.addr-off, f.name)
+	}
 	for _, r := range x.refs {
 		if r.mask != whole {
 			p.checkPartial(r, f, &text)

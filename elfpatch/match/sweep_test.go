@@ -30,10 +30,10 @@ var (
 
 // A sweep counts functions by what became of them.
 type sweep struct {
-	objects, funcs, proven, absent int
-	bytes                          uint64
-	classes                        map[string][]string
-	took                           time.Duration
+	objects, funcs, proven, unused, absent int
+	bytes                                  uint64
+	classes                                map[string][]string
+	took                                   time.Duration
 }
 
 // TestSweepProof proves all functions of all objects of a directory, one object
@@ -67,8 +67,8 @@ func TestSweepProof(t *testing.T) {
 	for _, rel := range all {
 		s.object(t, target, filepath.Join(*sweepObjects, rel), rel, named)
 	}
-	t.Logf("row | %s | %d | %d | %d | %.2f %% | %d bytes in %v, index %v |", filepath.Base(*sweepTarget), s.objects, s.funcs, s.proven,
-		100*float64(s.proven)/float64(max(s.funcs, 1)), s.bytes, s.took.Round(time.Millisecond), index.Round(time.Millisecond))
+	t.Logf("row | %s | %d | %d | %d | %d | %.2f %% | %d bytes in %v, index %v |", filepath.Base(*sweepTarget), s.objects, s.funcs, s.proven, s.unused,
+		100*float64(s.proven+s.unused)/float64(max(s.funcs, 1)), s.bytes, s.took.Round(time.Millisecond), index.Round(time.Millisecond))
 	if s.absent > 0 {
 		t.Logf("class %d functions of objects of which the target has no name", s.absent)
 	}
@@ -128,10 +128,13 @@ func (s *sweep) object(t *testing.T, target *Target, path, rel string, named fun
 	}
 	var funcs []int
 	linked := named == nil
+	seen := map[spot]bool{} // aliases count once
 	for i, f := range obj.Symbols {
-		if f.Type != elf.STT_FUNC || f.Size == 0 || f.Section <= 0 || obj.Sections[f.Section].Flags&elf.SHF_EXECINSTR == 0 {
+		at := spot{f.Section, f.Value}
+		if f.Type != elf.STT_FUNC || f.Size == 0 || f.Section <= 0 || obj.Sections[f.Section].Flags&elf.SHF_EXECINSTR == 0 || seen[at] {
 			continue
 		}
+		seen[at] = true
 		funcs = append(funcs, i)
 		linked = linked || len(named(f.Name)) > 0
 	}
@@ -156,6 +159,10 @@ func (s *sweep) object(t *testing.T, target *Target, path, rel string, named fun
 		s.bytes += f.Size
 	}
 	for _, m := range survey.Missed {
+		if m.Unused != nil {
+			s.unused++
+			continue
+		}
 		c := classOf(obj, m, named)
 		s.classes[c] = append(s.classes[c], m.Refusal.Error())
 	}
