@@ -42,7 +42,7 @@ func (p *proc) awaitReturn(tids []int, deadline time.Time) (*thread, error) {
 				return nil, err
 			case ok:
 				p.releaseBut(t)
-				return t, nil
+				return t, t.outOfCall(deadline)
 			default:
 				continue
 			}
@@ -83,10 +83,7 @@ func (p *proc) returned(t *thread) (bool, error) {
 		if err := t.getRegs(); err != nil {
 			return false, err
 		}
-		// At the entry the result is ENOSYS; a call that is to be restarted
-		// is not over.
-		entry := int64(t.regs.Rax) == -int64(unix.ENOSYS)
-		if v := int64(t.regs.Rax); !entry && (v > errRestartSys || v < errRestartBlock) && p.suitable(t) == nil {
+		if t.regs.callEnded() && p.suitable(t) == nil {
 			return true, nil
 		}
 	case int(ws)>>16 == unix.PTRACE_EVENT_STOP:

@@ -109,16 +109,16 @@ func (c *checker) words(t *thread, more ...uint64) error {
 // stack returns the part of a thread's stack that is in use, red zone
 // included, to the end of its mapping. The stack of the main thread is the
 // kernel's; that of another lies below its thread control block, to which
-// fs_base points, in the same mapping.
+// the thread register points, in the same mapping.
 func (c *checker) stack(t *thread) (start, end uint64, err error) {
-	rsp := t.regs.Rsp
+	rsp := t.regs.sp()
 	m := resolve.Find(c.p.maps, rsp)
 	if m == nil || !m.Write {
 		return 0, 0, &foreignError{c.p.pid, t.tid, rsp, "where no writable memory is"}
 	}
 	own := m.Path == "[stack]"
 	if t.tid != c.p.pid {
-		own = t.regs.FsBase > rsp && m.Contains(t.regs.FsBase)
+		own = t.regs.tls() > rsp && m.Contains(t.regs.tls())
 	}
 	if !own && !c.all {
 		return 0, 0, &foreignError{c.p.pid, t.tid, rsp, notOwnStack}
@@ -182,12 +182,11 @@ func (p *proc) sites(mem io.ReaderAt, list []live.Step) refusal.List {
 	return bad
 }
 
-const int3 = 0xcc
-
 // siteDiffers says what is wrong with a site.
 func siteDiffers(have, expected []byte, addr uint64) string {
-	for i, b := range have {
-		if b == int3 && expected[i] != int3 {
+	trap := breakpointCode()
+	for i := 0; i+len(trap) <= len(have); i += codeStep {
+		if is := have[i : i+len(trap)]; bytes.Equal(is, trap) && !bytes.Equal(is, expected[i:i+len(trap)]) {
 			return fmt.Sprintf("%#x holds a breakpoint", addr+uint64(i))
 		}
 	}

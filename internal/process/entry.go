@@ -207,7 +207,7 @@ func (e *entry) patch(pkgs []*pack.Package) error {
 // startable refuses what would run otherwise than without us.
 func (e *entry) startable() error {
 	p := e.p
-	if e.t.regs.Cs != cs64 {
+	if e.t.regs.foreignMode() {
 		return refusal.New(refusal.Unsupported, p.where(), "it runs 32-bit code")
 	}
 	if p.status.ignores(unix.SIGTRAP) {
@@ -244,7 +244,7 @@ func (e *entry) toStart() error {
 	if p.entry == 0 {
 		return fmt.Errorf("process %d: the kernel tells no entry point", p.pid)
 	}
-	if e.t.regs.Rip == p.entry {
+	if e.t.regs.pc() == p.entry {
 		e.fresh = true
 		return nil // no dynamic linker
 	}
@@ -273,7 +273,7 @@ func (e *entry) toStart() error {
 	if err := e.t.setSigmask(mask); err != nil {
 		return err
 	}
-	e.fresh = e.t.regs.Rip != p.entry
+	e.fresh = e.t.regs.pc() != p.entry
 	return p.read()
 }
 
@@ -312,7 +312,7 @@ func (p *proc) consistent(state uint64) bool {
 // breakpoint is a place where a thread shall stop.
 type breakpoint struct {
 	addr uint64
-	old  [1]byte
+	old  []byte
 }
 
 // runTo runs the thread until it is about to execute one of the places, and
@@ -321,10 +321,11 @@ func (e *entry) runTo(stops []breakpoint, limit time.Time) (at uint64, err error
 	p := e.p
 	for i := range stops {
 		b := &stops[i]
-		if err := p.readMem(b.old[:], b.addr); err != nil {
+		b.old = make([]byte, len(breakpointCode()))
+		if err := p.readMem(b.old, b.addr); err != nil {
 			return 0, err
 		}
-		if err := p.writeVerified([]byte{int3}, b.addr, e.t); err != nil {
+		if err := p.writeVerified(breakpointCode(), b.addr, e.t); err != nil {
 			return 0, err
 		}
 	}
@@ -348,7 +349,7 @@ func (e *entry) runTo(stops []breakpoint, limit time.Time) (at uint64, err error
 	}
 	e.t.stopped = true
 	for i := range stops {
-		if err := p.writeVerified(stops[i].old[:], stops[i].addr, e.t); err != nil {
+		if err := p.writeVerified(stops[i].old, stops[i].addr, e.t); err != nil {
 			return 0, err
 		}
 	}
@@ -356,12 +357,12 @@ func (e *entry) runTo(stops []breakpoint, limit time.Time) (at uint64, err error
 		return 0, err
 	}
 	for _, b := range stops {
-		if e.t.regs.Rip == b.addr+1 {
-			e.t.regs.Rip = b.addr
+		if e.t.regs.pc() == b.addr+trapPast {
+			e.t.regs.setPC(b.addr)
 			return b.addr, e.t.setRegs(&e.t.regs)
 		}
 	}
-	return 0, fmt.Errorf("process %d: stopped by a breakpoint of its own at %#x", p.pid, e.t.regs.Rip)
+	return 0, fmt.Errorf("process %d: stopped by a breakpoint of its own at %#x", p.pid, e.t.regs.pc())
 }
 
 func (e *entry) stepOver(limit time.Time) error {
@@ -391,7 +392,7 @@ func (e *entry) exit(code int) error {
 	if err := e.t.getRegs(); err != nil {
 		return err
 	}
-	if e.t.regs.Cs != cs64 {
+	if e.t.regs.foreignMode() {
 		return errUnsuitable
 	}
 	g, err := e.p.findGadgets()
@@ -401,8 +402,7 @@ func (e *entry) exit(code int) error {
 	if _, err := e.p.placeGadgets(g, e.t); err != nil {
 		return err
 	}
-	r := e.t.regs
-	r.Rip, r.Rax, r.OrigRax, r.Rdi = g.syscall, unix.SYS_EXIT_GROUP, ^uint64(0), uint64(code)
+	r := e.t.regs.leaving(g, unix.SYS_EXIT_GROUP, uint64(code))
 	if err := e.t.setRegs(&r); err != nil {
 		return err
 	}

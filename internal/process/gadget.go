@@ -10,24 +10,10 @@ import (
 	"livepatch/internal/resolve"
 )
 
-// The two pieces of code that an injected system call needs. They exist in
-// nearly every program.
-var (
-	codeSyscall    = []byte{0x0f, 0x05, 0xc3}                                     // syscall; ret
-	codeSigreturn  = []byte{0xb8, 0x0f, 0x00, 0x00, 0x00, 0x0f, 0x05}             // mov $15,%eax; syscall
-	codeSigreturn8 = []byte{0x48, 0xc7, 0xc0, 0x0f, 0x00, 0x00, 0x00, 0x0f, 0x05} // mov $15,%rax; syscall
-)
-
-// gadgets are the addresses of that code in the target.
-type gadgets struct {
-	syscall, sigreturn uint64
-	slack              uint64 // where both were written for want of it, 0 otherwise
-}
-
 // findGadgets looks through the executable files and the vdso of the target.
 func (p *proc) findGadgets() (gadgets, error) {
 	var g gadgets
-	const chunk = 1 << 20
+	const chunk, overlap = 1 << 20, 16
 	buf := make([]byte, chunk)
 	for i := range p.maps {
 		m := &p.maps[i]
@@ -44,7 +30,7 @@ func (p *proc) findGadgets() (gadgets, error) {
 				return g, nil
 			}
 			if at += n; at < m.End {
-				at -= uint64(len(codeSigreturn8) - 1) // what straddles the chunks
+				at -= overlap // what straddles the chunks
 			}
 		}
 	}
@@ -58,16 +44,31 @@ func (p *proc) findGadgets() (gadgets, error) {
 
 func (g *gadgets) look(b []byte, at uint64) {
 	find := func(to *uint64, code []byte) {
-		if i := bytes.Index(b, code); i >= 0 && *to == 0 {
+		if i := indexCode(b, code); i >= 0 && *to == 0 {
 			*to = at + uint64(i)
 		}
 	}
 	find(&g.syscall, codeSyscall)
-	find(&g.sigreturn, codeSigreturn)
-	find(&g.sigreturn, codeSigreturn8)
+	for _, code := range codeSigreturn {
+		find(&g.sigreturn, code)
+	}
 }
 
-func slackCode() []byte { return append(bytes.Clone(codeSyscall), codeSigreturn...) }
+// indexCode is bytes.Index for code where instructions begin.
+func indexCode(b, code []byte) int {
+	for from := 0; ; {
+		i := bytes.Index(b[from:], code)
+		if i < 0 {
+			return -1
+		}
+		if (from+i)%codeStep == 0 {
+			return from + i
+		}
+		from += i + 1
+	}
+}
+
+func slackCode() []byte { return append(bytes.Clone(codeSyscall), codeSigreturn[0]...) }
 
 // findSlack returns the end of a text segment whose last page has zeros left
 // for the code: bytes of the file's padding that nothing runs or reads.

@@ -25,9 +25,9 @@ type injection struct {
 	t        *thread
 	gadgets  gadgets
 	saved    registers // with which it shall go on
-	state    []byte    // its extended state
-	mask     uint64    // its signal mask
-	frame    uint64    // address of the signal frame
+	state    vectorState
+	mask     uint64 // its signal mask
+	frame    uint64 // address of the signal frame
 	deadline time.Time
 	opt      *Options
 }
@@ -185,14 +185,7 @@ func (p *proc) rank(tid int) int {
 	if err != nil {
 		return rankRunning
 	}
-	switch nr {
-	case unix.SYS_NANOSLEEP, unix.SYS_CLOCK_NANOSLEEP, unix.SYS_POLL, unix.SYS_FUTEX, unix.SYS_RESTART_SYSCALL:
-		return rankLate
-	case unix.SYS_EPOLL_WAIT, unix.SYS_EPOLL_PWAIT, unix.SYS_EPOLL_PWAIT2, unix.SYS_SEMOP, unix.SYS_SEMTIMEDOP,
-		unix.SYS_RT_SIGTIMEDWAIT, unix.SYS_RECVFROM, unix.SYS_RECVMSG:
-		return rankInterrupted
-	}
-	return rankRestarts
+	return rankOfCall(nr)
 }
 
 // suitable reports whether a stopped thread can run a system call.
@@ -203,7 +196,7 @@ func (p *proc) suitable(t *thread) error {
 	if t.regs.inRestartBlock() {
 		return errRestart
 	}
-	if t.regs.Cs != cs64 {
+	if t.regs.foreignMode() {
 		return fmt.Errorf("it runs 32-bit code")
 	}
 	if s, err := p.threadStatus(t.tid); err == nil && s.seccomp != 0 && p.options&suspendSeccomp == 0 {
@@ -235,27 +228,26 @@ func (p *proc) inCriticalSection(t *thread) bool {
 		return true
 	}
 	start, length := binary.LittleEndian.Uint64(desc[8:]), binary.LittleEndian.Uint64(desc[16:])
-	return t.regs.Rip-start < length
+	return t.regs.pc()-start < length
 }
 
 // roomOnStack reports whether the frame fits below the stack pointer, on a
 // stack that certainly ends there: that of the main thread, or one whose lower
 // neighbour is not accessible.
 func (p *proc) roomOnStack(t *thread) error {
-	const need = maxXstate + 1024
 	if err := p.readMaps(); err != nil {
 		return err
 	}
-	m := resolve.Find(p.maps, t.regs.Rsp)
-	if m == nil || !m.Write || t.regs.Rsp-m.Start < need {
+	m := resolve.Find(p.maps, t.regs.sp())
+	if m == nil || !m.Write || t.regs.sp()-m.Start < maxFrame {
 		return fmt.Errorf("its stack has no room")
 	}
 	if m.Path == "[stack]" {
 		return nil
 	}
 	below := resolve.Find(p.maps, m.Start-1)
-	if below != nil && below.Read || !m.Contains(t.regs.FsBase) || t.regs.FsBase < t.regs.Rsp {
-		return &foreignError{p.pid, t.tid, t.regs.Rsp, notOwnStack}
+	if below != nil && below.Read || !m.Contains(t.regs.tls()) || t.regs.tls() < t.regs.sp() {
+		return &foreignError{p.pid, t.tid, t.regs.sp(), notOwnStack}
 	}
 	return nil
 }
@@ -272,7 +264,7 @@ func (p *proc) inject(t *thread, g gadgets, deadline time.Time, opt *Options, ru
 		return err // the gadgets may be elsewhere
 	}
 	in := &injection{p: p, t: t, gadgets: g, deadline: deadline, opt: opt, saved: t.regs.restarted()}
-	if in.state, err = t.xstate(); err != nil {
+	if in.state, err = t.vectors(); err != nil {
 		return err
 	}
 	if in.mask, err = t.sigmask(); err != nil {
@@ -294,7 +286,7 @@ func (p *proc) inject(t *thread, g gadgets, deadline time.Time, opt *Options, ru
 // begin writes the frame and moves the thread to the system call instruction.
 // From here on it finds its way back alone.
 func (in *injection) begin() error {
-	addr, frame, err := signalFrame(&in.saved, in.state, in.mask, in.gadgets.sigreturn, xsaveFeatures())
+	addr, frame, err := frameFor(&in.saved, in.state, in.mask, in.gadgets.sigreturn)
 	if err != nil {
 		return err
 	}
@@ -315,15 +307,7 @@ func (in *injection) begin() error {
 
 // registers are those of a thread that is about to make a system call.
 func (in *injection) registers(nr uint64, args ...uint64) registers {
-	r := in.saved
-	r.Rip, r.Rsp, r.Rax, r.OrigRax = in.gadgets.syscall, in.frame, nr, ^uint64(0)
-	r.Eflags &^= flagTrap | flagDirection
-	for i, to := range []*uint64{&r.Rdi, &r.Rsi, &r.Rdx, &r.R10, &r.R8, &r.R9} {
-		if i < len(args) {
-			*to = args[i]
-		}
-	}
-	return r
+	return in.saved.calling(in.gadgets, in.frame, nr, args...)
 }
 
 // call makes one system call. The error is the call's syscall.Errno, or what
@@ -345,10 +329,11 @@ func (in *injection) call(nr uint64, args ...uint64) (uint64, error) {
 	if err := in.t.getRegs(); err != nil {
 		return 0, err
 	}
-	if v := int64(in.t.regs.Rax); v < 0 && v > -4096 {
+	result := in.t.regs.result()
+	if v := int64(result); v < 0 && v > -4096 {
 		return 0, syscall.Errno(-v)
 	}
-	return in.t.regs.Rax, nil
+	return result, nil
 }
 
 // toSyscallStop runs the thread to the next entry to or exit from a system
@@ -381,9 +366,7 @@ func (in *injection) toSyscallStop() error {
 func (in *injection) end() error {
 	err := in.toSyscallStop()
 	if err == nil {
-		if err = in.t.getRegs(); err == nil && in.t.regs.OrigRax != sysRtSigreturn {
-			err = fmt.Errorf("thread %d: made system call %d on its way back", in.t.tid, int64(in.t.regs.OrigRax))
-		}
+		err = in.onItsWay()
 	}
 	in.opt.at("sigreturn")
 	if err == nil {
@@ -401,16 +384,27 @@ func (in *injection) end() error {
 	return nil
 }
 
+// onItsWay makes sure that the call that the thread has come to is the return
+// from the frame.
+func (in *injection) onItsWay() error {
+	if err := in.t.getRegs(); err != nil {
+		return err
+	}
+	nr, err := in.t.callNumber()
+	if err == nil && nr != unix.SYS_RT_SIGRETURN {
+		err = fmt.Errorf("thread %d: made system call %d on its way back", in.t.tid, nr)
+	}
+	return err
+}
+
 func (in *injection) verify() error {
 	if err := in.t.getRegs(); err != nil {
 		return err
 	}
-	have := in.t.regs
-	have.OrigRax = in.saved.OrigRax
-	if have != in.saved {
+	if !in.t.regs.cameBack(in.saved) {
 		return fmt.Errorf("thread %d: came back with other registers", in.t.tid)
 	}
-	state, err := in.t.xstate()
+	state, err := in.t.vectors()
 	if err != nil {
 		return err
 	}

@@ -44,8 +44,8 @@ type installation struct {
 // lists every reason against it. stay are the patches that stay applied.
 func (p *proc) prepare(pkg *pack.Package, index int, digest [32]byte, stay []*live.Record) (*installation, error) {
 	t := &pkg.Manifest.Targets[index]
-	if t.Machine != manifest.MachineX86 {
-		return nil, refusal.New(refusal.Unsupported, t.Name, "this loader patches x86-64 processes, and the package is for %s", t.Machine)
+	if t.Machine != manifestMachine {
+		return nil, refusal.New(refusal.Unsupported, t.Name, "this loader patches %s processes, and the package is for %s", machineName, t.Machine)
 	}
 	im, err := p.findImage(t)
 	if err != nil {
@@ -100,7 +100,7 @@ func (p *proc) findImage(t *manifest.Target) (*resolve.Image, error) {
 	where := fmt.Sprintf("process %d", p.pid)
 	switch {
 	case len(found) == 1:
-		if t.Machine == manifest.MachineX86 && found[0].Machine != elf.EM_X86_64 {
+		if t.Machine == manifestMachine && found[0].Machine != machine {
 			return nil, refusal.New(refusal.WrongTarget, where, "%s is mapped for %v", t.Name, found[0].Machine)
 		}
 		return found[0], nil
@@ -148,8 +148,8 @@ func (in *installation) readPayload(b []byte) error {
 	if err != nil {
 		return refusal.New(refusal.PackageDamaged, in.target.Payload.Member, "%v", err)
 	}
-	if obj.Type != elf.ET_REL || obj.Machine != elf.EM_X86_64 {
-		return refusal.New(refusal.Unsupported, in.target.Payload.Member, "it is no x86-64 object")
+	if obj.Type != elf.ET_REL || obj.Machine != machine {
+		return refusal.New(refusal.Unsupported, in.target.Payload.Member, "it is no %s object", machineName)
 	}
 	in.layout = &layout{obj: obj}
 	return nil
@@ -350,7 +350,7 @@ func (in *installation) dispatched() error {
 		}
 	}
 	err := check.Dispatch(in.target, check.Memory{
-		Machine: elf.EM_X86_64, Bias: in.image.Bias,
+		Machine: machine, Bias: in.image.Bias,
 		Old:  func(addr uint64, n int) []byte { return read(old, addr, n) },
 		Read: func(addr uint64, n int) []byte { return read(now, addr, n) },
 		Symbol: func(name string) (uint64, bool) {

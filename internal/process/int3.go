@@ -3,7 +3,6 @@
 package process
 
 import (
-	"debug/elf"
 	"errors"
 	"fmt"
 	"io"
@@ -114,7 +113,7 @@ func (c *change) planRunning(x *part) (*liveChange, error) {
 		edits = append(edits, trampoline.Edit{Addr: step.Addr, Old: step.Old, New: step.New})
 	}
 	var err error
-	if s.rounds, err = trampoline.LiveRounds(elf.EM_X86_64, edits); err != nil {
+	if s.rounds, err = trampoline.LiveRounds(machine, edits); err != nil {
 		where := x.p.where()
 		var refused *trampoline.LiveError
 		if errors.As(err, &refused) {
@@ -126,7 +125,7 @@ func (c *change) planRunning(x *part) (*liveChange, error) {
 		}
 		return nil, refusal.New(refusal.NeedsStop, where, "%v", err)
 	}
-	s.sites = trampoline.X86TrapSites(edits)
+	s.sites = trapSites(edits)
 	var inside []live.Range
 	for _, step := range x.steps {
 		e := trampoline.Edit{Addr: step.Addr, Old: step.Old, New: step.New}
@@ -134,7 +133,7 @@ func (c *change) planRunning(x *part) (*liveChange, error) {
 		switch {
 		case slices.ContainsFunc(s.sites, func(o trampoline.TrapSite) bool { return jumpsTo(edits, o.Addr, step.Addr) }):
 			start-- // into the filler: its first byte is no entry that keeps calls away
-		case !e.Divided(elf.EM_X86_64):
+		case !e.Divided(machine):
 			continue
 		}
 		inside = append(inside, live.Range{Start: start, End: step.Addr + uint64(len(step.New)), Name: step.Name()})
@@ -164,7 +163,7 @@ func jumpsTo(edits []trampoline.Edit, from, to uint64) bool {
 			continue
 		}
 		for _, code := range [][]byte{e.Old, e.New} {
-			if at, ok := trampoline.Target(elf.EM_X86_64, code, e.Addr); ok && at == to {
+			if at, ok := trampoline.Target(machine, code, e.Addr); ok && at == to {
 				return true
 			}
 		}
@@ -385,7 +384,7 @@ func (s *liveChange) look(ranges *live.Ranges, limit time.Time) error {
 		case mask&trapBit != 0:
 			return &BusyError{PID: p.pid, Thread: t.tid, Reason: "blocks SIGTRAP"}
 		}
-		return check.words(t, t.regs.Rip)
+		return check.words(t, t.regs.pc())
 	})
 }
 

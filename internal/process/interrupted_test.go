@@ -177,7 +177,7 @@ func TestRepairOverwritten(t *testing.T) {
 	must(t, err)
 	defer p.close()
 	w := p.patches.Pending.Places[1]
-	must(t, p.writeMem([]byte{int3}, w.Addr, nil))
+	must(t, p.writeMem(breakpointCode(), w.Addr, nil))
 	wantCondition(t, s, "interrupted 1 of 2, 1 overwritten")
 	pages := text(t, s.pid)
 	for _, remedy := range []Remedy{Finish, RollBack} {

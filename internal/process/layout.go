@@ -16,10 +16,7 @@ const (
 	parts
 )
 
-const (
-	pageSize   = 4096
-	maxPayload = 1 << 30 // bytes of one part, .bss included
-)
+const maxPayload = 1 << 30 // bytes of one part, .bss included
 
 // layout is a payload whose sections have places relative to the start of the
 // patch's memory.

@@ -10,11 +10,9 @@ import (
 )
 
 const (
-	reach        = 1<<31 - 1<<16 // of a rel32, with room for addends
-	lowest       = 1 << 20       // no memory below is used: it catches null pointers
-	heapReserve  = 1 << 30       // above [heap] or the program, for brk to grow into
-	stackReserve = 256 << 20     // below [stack], for it to grow into
-	userTop      = 1<<47 - 4096
+	lowest       = 1 << 20   // no memory below is used: it catches null pointers
+	heapReserve  = 1 << 30   // above [heap] or the program, for brk to grow into
+	stackReserve = 256 << 20 // below [stack], for it to grow into
 	abs32Top     = 1 << 31
 )
 

@@ -11,27 +11,6 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// cpuid runs the CPUID instruction.
-func cpuid(leaf, subleaf uint32) (a, b, c, d uint32)
-
-// xsaveFeatures asks the processor, which is the target's too.
-func xsaveFeatures() *xsaveLayout {
-	const leafXsave = 0xd
-	l := &xsaveLayout{}
-	if top, _, _, _ := cpuid(0, 0); top < leafXsave {
-		return l
-	}
-	low, _, _, high := cpuid(leafXsave, 0)
-	supported := uint64(high)<<32 | uint64(low)
-	for i := 2; i < maxFeatures; i++ {
-		if supported>>i&1 != 0 {
-			size, offset, _, _ := cpuid(leafXsave, uint32(i))
-			l[i].offset, l[i].size = offset, size
-		}
-	}
-	return l
-}
-
 // errGone is returned when a thread ends while it is traced.
 var errGone = errors.New("thread has ended")
 
@@ -41,7 +20,6 @@ var errLate = errors.New("thread did not stop in time")
 const (
 	ptraceGetRseq  = 0x420f
 	traceSyscall   = 0x80 // PTRACE_O_TRACESYSGOOD sets this bit in SIGTRAP
-	maxXstate      = 16 << 10
 	stopPoll       = 50 * time.Microsecond
 	spinsBefore    = 50
 	looksAfter     = 200 // polls
@@ -221,31 +199,6 @@ func (t *thread) detach() error {
 	return err
 }
 
-func (t *thread) getRegs() error {
-	if err := ptrace(unix.PTRACE_GETREGS, t.tid, 0, unsafe.Pointer(&t.regs)); err != nil {
-		return fmt.Errorf("read registers of thread %d: %w", t.tid, err)
-	}
-	return nil
-}
-
-func (t *thread) setRegs(r *registers) error {
-	if err := ptrace(unix.PTRACE_SETREGS, t.tid, 0, unsafe.Pointer(r)); err != nil {
-		return fmt.Errorf("set registers of thread %d: %w", t.tid, err)
-	}
-	return nil
-}
-
-// xstate reads the extended state.
-func (t *thread) xstate() ([]byte, error) {
-	const ntX86Xstate = 0x202
-	b := make([]byte, maxXstate)
-	iov := unix.Iovec{Base: &b[0], Len: uint64(len(b))}
-	if err := ptrace(unix.PTRACE_GETREGSET, t.tid, ntX86Xstate, unsafe.Pointer(&iov)); err != nil {
-		return nil, fmt.Errorf("read extended state of thread %d: %w", t.tid, err)
-	}
-	return b[:iov.Len], nil
-}
-
 func (t *thread) sigmask() (uint64, error) {
 	var mask uint64
 	if err := ptrace(unix.PTRACE_GETSIGMASK, t.tid, 8, unsafe.Pointer(&mask)); err != nil {
@@ -272,6 +225,12 @@ func (t *thread) rseqArea() uint64 {
 		return 0
 	}
 	return c.pointer
+}
+
+// siginfo is the start of siginfo_t, which has 128 bytes.
+type siginfo struct {
+	signo, errno, code int32
+	_                  [116]byte
 }
 
 // poke writes words through ptrace, for kernels that do not let /proc/PID/mem

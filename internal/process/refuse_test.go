@@ -67,7 +67,7 @@ func TestBreakpointAtSite(t *testing.T) {
 	im, err := p.findImage(&pkg.Manifest.Targets[0])
 	must(t, err)
 	site := im.Bias + pkg.Manifest.Targets[0].Writes[0].Address
-	must(t, p.writeMem([]byte{int3}, site, nil))
+	must(t, p.writeMem(breakpointCode(), site, nil))
 	refused(t, s, refusal.SiteChanged, apply(s, pkg, Options{}))
 }
 

@@ -3,7 +3,6 @@
 package process
 
 import (
-	"bytes"
 	"encoding/binary"
 	"time"
 	"unsafe"
@@ -34,7 +33,7 @@ func (c *checker) stepOut(t *thread, limit time.Time) (hit live.Hit, inside bool
 		if err := c.carryOut(t); err != nil {
 			return hit, true, err
 		}
-		hit, inside = c.ranges.PC(t.regs.Rip)
+		hit, inside = c.ranges.PC(t.regs.pc())
 		if !inside || nudges == maxNudges || t.signal != 0 || t.grouped || t.kept || c.p.atSyscall(t) || time.Now().After(limit) {
 			return hit, inside, nil
 		}
@@ -56,10 +55,10 @@ func (c *checker) carryOut(t *thread) error {
 	r := t.regs
 	for range maxMoves {
 		var code [maxInstruction]byte
-		if _, inside := c.ranges.PC(r.Rip); !inside || int64(r.OrigRax) >= 0 {
+		if _, inside := c.ranges.PC(r.pc()); !inside || r.inCall() {
 			break
 		}
-		n, _ := c.p.mem.ReadAt(code[:], int64(r.Rip))
+		n, _ := c.p.mem.ReadAt(code[:], int64(r.pc()))
 		if !r.emulate(code[:n], c.p.word) {
 			break
 		}
@@ -96,16 +95,11 @@ func (t *thread) nudge(i int, limit time.Time) error {
 // atSyscall reports whether the thread is about to make a system call, in which
 // it could block, or was stopped in one.
 func (p *proc) atSyscall(t *thread) bool {
-	if int64(t.regs.OrigRax) >= 0 {
+	if t.regs.inCall() {
 		return true
 	}
-	var code [2]byte
-	if p.readMem(code[:], t.regs.Rip) != nil {
-		return true
-	}
-	return bytes.Equal(code[:], []byte{0x0f, 0x05}) || // syscall
-		bytes.Equal(code[:], []byte{0x0f, 0x34}) || // sysenter
-		bytes.Equal(code[:], []byte{0xcd, 0x80}) // int $0x80
+	var code [syscallLength]byte
+	return p.readMem(code[:], t.regs.pc()) != nil || entersKernel(code[:])
 }
 
 // step runs one instruction, of a thread that may die with its tracer. If a
@@ -139,5 +133,5 @@ func (t *thread) step(limit time.Time) error {
 func (t *thread) stepped() bool {
 	var info siginfo
 	err := ptrace(unix.PTRACE_GETSIGINFO, t.tid, 0, unsafe.Pointer(&info))
-	return err == nil && info.code > 0 && info.code != sigKernel
+	return err == nil && info.code > 0 && info.code != trapCode
 }

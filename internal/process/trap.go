@@ -37,7 +37,6 @@ const (
 	wordSize    = 8 // of a mask, what the kernel calls sigsetsize
 	scratchSize = 64
 
-	sysMembarrier       = 324
 	membarrierSyncCore  = 1 << 5 // MEMBARRIER_CMD_PRIVATE_EXPEDITED_SYNC_CORE
 	membarrierRegister  = 1 << 6 // MEMBARRIER_CMD_REGISTER_PRIVATE_EXPEDITED_SYNC_CORE
 	membarrierNoCommand = 0
@@ -203,11 +202,11 @@ func (c *injection) action(signal unix.Signal) (live.Action, error) {
 // registerBarrier reports whether the process can from now on make membarrier
 // calls that synchronise processors.
 func (c *injection) registerBarrier() bool {
-	has, err := c.call(sysMembarrier, membarrierNoCommand, 0, 0)
+	has, err := c.call(unix.SYS_MEMBARRIER, membarrierNoCommand, 0, 0)
 	if err != nil || has&membarrierSyncCore == 0 {
 		return false
 	}
-	_, err = c.call(sysMembarrier, membarrierRegister, 0, 0)
+	_, err = c.call(unix.SYS_MEMBARRIER, membarrierRegister, 0, 0)
 	return err == nil
 }
 
@@ -215,7 +214,7 @@ func (c *injection) registerBarrier() bool {
 // the target just before.
 func (c *injection) mapTrap(sites []trampoline.TrapSite, trap live.Trap) (err error) {
 	previous := trap.Previous
-	code := trampoline.X86TrapHandler(sites, previous.Handler, previous.Mask)
+	code, restorer := trapHandler(sites, previous)
 	trap.Size = alignUp(live.TrapCode+uint64(len(code)), pageSize)
 	const flags = unix.MAP_PRIVATE | unix.MAP_ANONYMOUS
 	if trap.Base, err = c.call(unix.SYS_MMAP, 0, trap.Size, unix.PROT_READ|unix.PROT_EXEC, flags, ^uint64(0), 0); err != nil {
@@ -228,7 +227,7 @@ func (c *injection) mapTrap(sites []trampoline.TrapSite, trap live.Trap) (err er
 	handler := trap.Base + live.TrapCode
 	trap.Own = live.Action{
 		Handler: handler, Flags: saSiginfo | saRestorer | flagsOf,
-		Restorer: handler + trampoline.X86TrapRestorer, Mask: ^uint64(0),
+		Restorer: handler + restorer, Mask: ^uint64(0),
 	}
 	for _, s := range sites {
 		trap.Detours = append(trap.Detours, live.Detour(s))
@@ -249,7 +248,7 @@ func (c *injection) mapTrap(sites []trampoline.TrapSite, trap live.Trap) (err er
 // instruction, by a call of one of its threads.
 func (p *proc) synchronise(deadline time.Time) error {
 	return p.withThread(deadline, p.opt, func(c *injection) error {
-		if _, err := c.call(sysMembarrier, membarrierSyncCore, 0, 0); err != nil {
+		if _, err := c.call(unix.SYS_MEMBARRIER, membarrierSyncCore, 0, 0); err != nil {
 			return fmt.Errorf("process %d: synchronise its processors: %w", p.pid, err)
 		}
 		return nil

@@ -17,8 +17,7 @@ import (
 // stand then says nothing; what counts is where they go on.
 
 const (
-	sigKernel = 0x80 // si_code of what an instruction has raised
-	sigTrap   = int32(unix.SIGTRAP)
+	sigTrap = int32(unix.SIGTRAP)
 
 	// struct ucontext of x86-64: registers, in the order of struct sigcontext,
 	// and the mask.
@@ -26,12 +25,6 @@ const (
 	contextMask = 296
 	contextSize = contextMask + 8
 )
-
-// siginfo is the start of siginfo_t, which has 128 bytes.
-type siginfo struct {
-	signo, errno, code int32
-	_                  [116]byte
-}
 
 // heading sets t.regs to those with which the thread goes on behind the handlers
 // of breakpoints that are known. moved is true if that is not where it stands;
@@ -92,7 +85,7 @@ func (p *proc) leaveHandler(t *thread, trap *live.Trap) (mask uint64, err error)
 func (t *thread) trapped() bool {
 	if t.signal == int(sigTrap) {
 		var info siginfo
-		return ptrace(unix.PTRACE_GETSIGINFO, t.tid, 0, unsafe.Pointer(&info)) == nil && info.code == sigKernel
+		return ptrace(unix.PTRACE_GETSIGINFO, t.tid, 0, unsafe.Pointer(&info)) == nil && info.code == trapCode
 	}
 	const most = 8
 	var list [most]siginfo
@@ -107,9 +100,19 @@ func (t *thread) trapped() bool {
 			return false
 		}
 		for _, info := range list[:n] {
-			if info.signo == sigTrap && info.code == sigKernel {
+			if info.signo == sigTrap && info.code == trapCode {
 				return true
 			}
 		}
 	}
+}
+
+// trapSites are the places at which threads may meet a breakpoint while code is
+// changed.
+func trapSites(edits []trampoline.Edit) []trampoline.TrapSite { return trampoline.X86TrapSites(edits) }
+
+// trapHandler returns the handler for them, and the place in it where a thread
+// leaves it.
+func trapHandler(sites []trampoline.TrapSite, previous live.Action) (code []byte, restorer uint64) {
+	return trampoline.X86TrapHandler(sites, previous.Handler, previous.Mask), trampoline.X86TrapRestorer
 }
