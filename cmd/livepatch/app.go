@@ -56,6 +56,7 @@ func commands() []*cli.Command {
 		createCommand(),
 		buildCommand(),
 		ccCommand(),
+		stubCommand(),
 		mergeCommand(),
 		keygenCommand(),
 		signCommand(),

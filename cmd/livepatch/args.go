@@ -100,12 +100,18 @@ func (l *line) split(words []string) error {
 			continue
 		}
 		i++
-		if i == len(words) || len(words[i]) > 1 && words[i][0] == '-' {
+		if i == len(words) || len(words[i]) > 1 && words[i][0] == '-' && !negative(words[i]) {
 			return hintHelp(usageErrorf("option %s needs a value", dashed(name)), l.cmd)
 		}
 		l.options = append(l.options, words[i])
 	}
 	return nil
+}
+
+// negative reports a word that is a value although it begins like an option: -1,
+// -EPERM. No option of this program is of digits or of several capitals.
+func negative(word string) bool {
+	return len(word) > 1 && (word[1] >= '0' && word[1] <= '9' || len(word) > 2 && strings.ToUpper(word) == word)
 }
 
 func findFlag(cmd *cli.Command, name string) cli.Flag {

@@ -17,6 +17,7 @@ import (
 	"livepatch/internal/pack"
 	"livepatch/internal/pobj"
 	"livepatch/internal/refusal"
+	"livepatch/internal/safety"
 	"livepatch/manifest"
 	"livepatch/trampoline"
 )
@@ -56,6 +57,11 @@ type Pair struct {
 	// Plain is the before object as the target's own build makes it, nil without.
 	// Orig may have a section for each function where Plain has one for all.
 	Plain *elfpatch.File
+
+	// Made: no compiler made the objects, but internal/stub; they have no types that
+	// could be compared. Findings are what it says against the change.
+	Made     bool
+	Findings []safety.Finding
 
 	Lines *diff.LineShift // how the patch moved the lines of its sources, nil if not known
 }

@@ -25,8 +25,9 @@ func (s *steps) judge(allow []refusal.Code) {
 			continue // nothing of it becomes part of the patch
 		}
 		found := safety.Judge(safety.Pair{
-			Name: p.OrigName, Delta: p.delta, Others: s.others(p), Debug: s.described(), Kernel: s.kernel,
+			Name: p.OrigName, Delta: p.delta, Others: s.others(p), Debug: s.described(), Kernel: s.kernel, Untyped: p.Made,
 		})
+		found = append(slices.Clone(p.Findings), found...)
 		for _, f := range found {
 			s.weigh(f, allow)
 		}

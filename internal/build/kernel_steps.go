@@ -178,9 +178,10 @@ func (k *kernelSteps) acts() bool {
 // seen the objects.
 func (k *kernelSteps) merge() error {
 	parts := make([]kmod.Part, len(k.parts))
-	raw := 0
+	raw, made := 0, true
 	for i, p := range k.parts {
 		parts[i] = p.part
+		made = made && p.pair.Made
 		if p.part.Cut.Kernel.Raw {
 			raw++
 		}
@@ -191,6 +192,9 @@ func (k *kernelSteps) merge() error {
 	}
 	k.merged, k.code = merged, merged.Object
 	switch {
+	case made:
+		k.markUnwindTables() // their tables are copies of the image's
+		return nil
 	case raw == 0 || !traits(k.kernel.Image, 0).ORC:
 		return nil // objtool has seen the objects, or the kernel does without
 	case raw < len(parts):
@@ -228,7 +232,7 @@ const orcHeader = ".orc_header"
 
 func (k *kernelSteps) markUnwindTables() {
 	from := k.kernel.Image.File.Section(orcHeader)
-	if from == nil || k.code.Section(orcHeader) != nil {
+	if from == nil || k.code.Section(".orc_unwind") == nil || k.code.Section(orcHeader) != nil {
 		return
 	}
 	k.code.AddSection(elfpatch.Section{

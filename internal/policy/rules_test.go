@@ -28,6 +28,7 @@ var imports = map[string][]string{
 	"internal/build": {"disasm", "elfpatch", "elfpatch/diff", "elfpatch/kernel", "elfpatch/match", "fentry", "internal/check", "internal/kimage", "internal/kmod",
 		"internal/modcheck", "internal/pack", "internal/pobj", "internal/refusal", "internal/safety", "manifest", "trampoline"},
 	"internal/safety": {"disasm", "elfpatch", "elfpatch/diff", "elfpatch/kernel", "elfpatch/types", "internal/refusal"},
+	"internal/stub":   {"disasm", "elfpatch", "elfpatch/btf", "fentry", "internal/refusal", "internal/safety"},
 	"internal/report": {"elfpatch", "elfpatch/diff", "internal/build", "internal/check", "internal/pack", "internal/refusal", "internal/srcpatch", "manifest",
 		"github.com/ianlancetaylor/demangle"},
 	"internal/compose":  {"elfpatch", "internal/live", "internal/pack", "internal/refusal", "manifest"},
@@ -58,7 +59,7 @@ var imports = map[string][]string{
 	"internal/process": {"elfpatch", "internal/check", "internal/live", "internal/pack", "internal/refusal", "internal/resolve",
 		"manifest", "trampoline", "golang.org/x/sys/unix"},
 	"cmd/livepatch": {"docs", "elfpatch", "elfpatch/diff", "elfpatch/kernel", "elfpatch/match", "fentry", "internal/build", "internal/check", "internal/compile", "internal/compose", "internal/demo", "internal/distro", "internal/fit", "internal/header",
-		"internal/image", "internal/kbuild", "internal/kimage", "internal/klp", "internal/kmod", "internal/kstate", "internal/live", "internal/modcheck", "internal/pack", "internal/process", "internal/refusal", "internal/report", "internal/safety", "internal/sign", "internal/srcpatch", "internal/trust", "internal/watch", "manifest", "trampoline",
+		"internal/image", "internal/kbuild", "internal/kimage", "internal/klp", "internal/kmod", "internal/kstate", "internal/live", "internal/modcheck", "internal/pack", "internal/process", "internal/refusal", "internal/report", "internal/safety", "internal/sign", "internal/srcpatch", "internal/stub", "internal/trust", "internal/watch", "manifest", "trampoline",
 		"github.com/ianlancetaylor/demangle", "github.com/urfave/cli/v2", "golang.org/x/term"},
 }
 

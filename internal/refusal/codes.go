@@ -72,6 +72,10 @@ const (
 	DataAdded        Code = "data-added"
 	TypesNotCompared Code = "types-not-compared"
 
+	// What it means that a function returns at once.
+	StubReturn Code = "stub-return"
+	StubLock   Code = "stub-lock"
+
 	// The package.
 	PackageDamaged     Code = "package-damaged"
 	SignatureInvalid   Code = "signature-invalid"
@@ -184,6 +188,8 @@ var Codes = []struct {
 	{ModuleDependency, "the patch uses what another module exports"},
 	{DataAdded, "the patch brings new variables along"},
 	{TypesNotCompared, "types before and after could not be compared"},
+	{StubReturn, "what a stub returns does not say to callers what it is meant to"},
+	{StubLock, "the function that a stub replaces takes or gives back a lock for its callers"},
 	{PackageDamaged, "the package is not byte for byte what was written"},
 	{SignatureInvalid, "a signature of the package is not one of its manifest"},
 	{SignatureMissing, "the package is not signed, and a signature is required"},
@@ -236,7 +242,7 @@ var Codes = []struct {
 // allowable are the codes that somebody may decide to allow: what they say is seen
 // from the change, and may be harmless for reasons that are not. All others say
 // that the patch is not right, or not proven to be.
-var allowable = []Code{BuildFiles, UnitNotInTarget, UnitDoubtful, LayoutChanged, EnumChanged, PrototypeChanged, SleepInAtomic}
+var allowable = []Code{BuildFiles, UnitNotInTarget, UnitDoubtful, LayoutChanged, EnumChanged, PrototypeChanged, SleepInAtomic, StubReturn, StubLock}
 
 // Allowable returns the codes that may be allowed.
 func Allowable() []Code { return slices.Clone(allowable) }

@@ -50,7 +50,8 @@ type Pair struct {
 	// inlined is read from it. Nil for nothing.
 	Debug *elfpatch.File
 
-	Kernel bool // the objects are a kernel's
+	Kernel  bool // the objects are a kernel's
+	Untyped bool // the objects never had types, so there is nothing to say of them
 }
 
 // Judge returns the findings about a pair, in the order of the functions. Damaged
@@ -58,7 +59,9 @@ type Pair struct {
 func Judge(p Pair) []Finding {
 	j := &judge{Pair: p}
 	j.functions()
-	j.types()
+	if !j.Untyped {
+		j.types()
+	}
 	j.inlined()
 	for _, c := range j.changed {
 		j.calls(c)

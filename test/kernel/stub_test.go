@@ -1,0 +1,57 @@
+package kernel
+
+import (
+	"errors"
+	"os/exec"
+	"path/filepath"
+	"testing"
+
+	"livepatch/internal/testkit/vm"
+)
+
+// stub runs livepatch stub for functions of the kernel image.
+func (k *target) stub(t *testing.T, out string, args ...string) (int, string) {
+	t.Helper()
+	args = append([]string{"stub", "-o", out, "--target", filepath.Join(k.Dir, "vmlinuz")}, args...)
+	cmd := exec.Command(program(t, "livepatch"), args...)
+	said, err := cmd.CombinedOutput()
+	var exit *exec.ExitError
+	if err != nil && !errors.As(err, &exit) {
+		t.Fatal(err)
+	}
+	return cmd.ProcessState.ExitCode(), string(said)
+}
+
+// Functions of running kernels return at once what was asked for, and do what they
+// did once the patch is gone: an error, a constant of a system call, a static function
+// of procfs.
+func TestStub(t *testing.T) {
+	for _, v := range []string{"6.1", "6.12"} {
+		t.Run(v, func(t *testing.T) {
+			k := fetched(t, v)
+			s := k.session(t)
+			dir := t.TempDir()
+			add := func(name string, args ...string) {
+				file := filepath.Join(dir, name+".lpatch")
+				if code, said := k.stub(t, file, args...); code != 0 {
+					t.Fatalf("%s: exit %d:\n%s", name, code, said)
+				}
+				s.config.Files = append(s.config.Files, vm.File{Name: "/" + name + ".lpatch", From: file})
+			}
+			add("closed", "--return", "-EPERM", "cmdline_proc_show")
+			add("same", "--return", "0x7fffffffff", "__x64_sys_getpid", "__x64_sys_getppid")
+			s.do("closed/verify", "livepatch verify /closed.lpatch --running-kernel >/dev/null", quiet(0))
+			s.do("closed/before", "grep -c console /proc/cmdline", printed("1\n", ""))
+			s.do("closed/apply", "livepatch apply /closed.lpatch --kernel", quiet(0))
+			s.do("closed/patched", "cat /proc/cmdline 2>&1 || true", printed("cat: read error: Operation not permitted\n", ""))
+			s.do("closed/revert", "livepatch revert livepatch_closed --kernel", quiet(0))
+			s.do("closed/reverted", "grep -c console /proc/cmdline", printed("1\n", ""))
+			s.do("same/apply", "livepatch apply /same.lpatch --kernel", quiet(0))
+			// The shell asks for both when it starts, and takes the lower 32 bits.
+			s.do("same/patched", "sh -c 'echo $$ $PPID'", printed("-1 4294967295\n", ""))
+			s.do("same/revert", "livepatch revert livepatch_same --kernel", quiet(0))
+			s.do("same/reverted", "test $(sh -c 'echo $$') -gt 1 && echo yes", printed("yes\n", ""))
+			s.run(t)
+		})
+	}
+}
