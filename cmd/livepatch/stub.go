@@ -10,7 +10,6 @@ import (
 	"github.com/urfave/cli/v2"
 
 	"livepatch/elfpatch"
-	"livepatch/elfpatch/btf"
 	"livepatch/fentry"
 	"livepatch/internal/build"
 	"livepatch/internal/kimage"
@@ -151,13 +150,6 @@ func (o *images) stubInputs(c *cli.Context, funcs []string, value stub.Value) (i
 
 // addStubs makes the pairs of the functions and gives them to their targets.
 func addStubs(in *build.Inputs, targets []*stubTarget, funcs []string, value stub.Value) error {
-	var types *btf.Table
-	if b := in.Kernel.Image.BTF; b != nil {
-		var err error
-		if types, err = btf.Parse(b); err != nil {
-			return fmt.Errorf("read the kernel's type information: %w", err)
-		}
-	}
 	makers := map[*stubTarget]*stub.Maker{}
 	for _, arg := range funcs {
 		t, fn, err := findStub(targets, arg)
@@ -165,15 +157,8 @@ func addStubs(in *build.Inputs, targets []*stubTarget, funcs []string, value stu
 			return err
 		}
 		if makers[t] == nil {
-			finder, err := fentry.NewFinder(t.file, fentry.Options{})
-			if err != nil {
-				return fmt.Errorf("look for patch sites of %s: %w", t.Name, err)
-			}
-			if t.Module == nil {
-				in.Kernel.Sites = func() (*fentry.Finder, error) { return finder, nil }
-				makers[t] = stub.NewMaker(in.Kernel.Image.File, t.file, finder, types)
-			} else {
-				makers[t] = stub.NewMaker(in.Kernel.Image.File, t.file, finder, nil)
+			if makers[t], err = stubMaker(in, t); err != nil {
+				return err
 			}
 		}
 		pair, err := makers[t].Make(fn, value)
@@ -193,6 +178,25 @@ func addStubs(in *build.Inputs, targets []*stubTarget, funcs []string, value stu
 		}
 	}
 	return nil
+}
+
+// stubMaker makes ready for functions of a target. The type information of modules is
+// not read.
+func stubMaker(in *build.Inputs, t *stubTarget) (*stub.Maker, error) {
+	finder, err := fentry.NewFinder(t.file, fentry.Options{})
+	if err != nil {
+		return nil, fmt.Errorf("look for patch sites of %s: %w", t.Name, err)
+	}
+	var types []byte
+	if t.Module == nil {
+		types = in.Kernel.Image.BTF
+		in.Kernel.Sites = func() (*fentry.Finder, error) { return finder, nil }
+	}
+	m, err := stub.NewMaker(in.Kernel.Image.File, t.file, finder, types)
+	if err != nil {
+		return nil, fmt.Errorf("read the type information of %s: %w", t.Name, err)
+	}
+	return m, nil
 }
 
 // findStub finds the one function that "NAME" or "NAME,POS" names.

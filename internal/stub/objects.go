@@ -66,11 +66,27 @@ func (o *objects) object(body []byte, lead int) (*elfpatch.File, *elfpatch.Secti
 	return f, text
 }
 
-// table adds a table of one entry that names a place of the text.
-func table(f *elfpatch.File, name string, size int, typ uint32, text *elfpatch.Section, at int) error {
+// A table names places of the text, in entries of one relocated field.
+type table struct {
+	name string
+	size uint64
+	typ  uint32
+}
+
+// Lists of what the compiler and objtool leave in objects: elfpatch/kernel has their
+// sources.
+var (
+	fentryCalls   = table{"__mcount_loc", 8, uint32(elf.R_X86_64_64)}
+	patchableNOPs = table{"__patchable_function_entries", 8, uint32(elf.R_AARCH64_ABS64)}
+	returnSites   = table{".return_sites", 4, uint32(elf.R_X86_64_PC32)}
+	unwindPlaces  = table{".orc_unwind_ip", 4, uint32(elf.R_X86_64_PC32)}
+)
+
+// add adds the table to an object, with one entry.
+func (t table) add(f *elfpatch.File, text *elfpatch.Section, at int) error {
 	sym := f.AddSymbol(elfpatch.Symbol{Type: elf.STT_SECTION, Bind: elf.STB_LOCAL, Section: text.Index})
-	sec := f.AddSection(elfpatch.Section{Name: name, Type: elf.SHT_PROGBITS, Flags: elf.SHF_ALLOC, Align: uint64(size), Data: make([]byte, size)})
-	return f.SetRelocations(sec, []elfpatch.Rela{{Type: typ, Symbol: uint32(sym), Addend: int64(at)}})
+	sec := f.AddSection(elfpatch.Section{Name: t.name, Type: elf.SHT_PROGBITS, Flags: elf.SHF_ALLOC, Align: t.size, Data: make([]byte, t.size)})
+	return f.SetRelocations(sec, []elfpatch.Rela{{Type: t.typ, Symbol: uint32(sym), Addend: int64(at)}})
 }
 
 // makeBefore makes the object of what the image has. Calls and jumps that lead to
@@ -128,10 +144,10 @@ func (o *objects) makeBefore(body []byte, x86 bool) error {
 	}
 	o.before = f
 	if x86 {
-		return table(f, "__mcount_loc", 8, uint32(elf.R_X86_64_64), text, site)
+		return fentryCalls.add(f, text, site)
 	}
 	if o.lead > 0 {
 		site = 0 // the first of the NOPs that the compiler left to be patched
 	}
-	return table(f, "__patchable_function_entries", 8, uint32(elf.R_AARCH64_ABS64), text, site)
+	return patchableNOPs.add(f, text, site)
 }

@@ -42,14 +42,18 @@ type Maker struct {
 }
 
 // NewMaker takes the linked image; the file with the functions, which is the image too
-// or a module laid out; the finder of patch sites in that; and its type information, nil
-// without. Both files have their symbols.
-func NewMaker(image, f *elfpatch.File, finder *fentry.Finder, types *btf.Table) *Maker {
-	c := newCode(f)
+// or a module laid out; the finder of patch sites in that; and its type information (BTF),
+// nil without. Both files have their symbols. The error is about the type information.
+func NewMaker(image, f *elfpatch.File, finder *fentry.Finder, types []byte) (*Maker, error) {
+	m := &Maker{code: newCode(f), finder: finder}
 	if image != f {
-		c.kernel = newCode(image)
+		m.code.kernel = newCode(image)
 	}
-	return &Maker{c, finder, types}
+	var err error
+	if types != nil {
+		m.types, err = btf.Parse(types)
+	}
+	return m, err
 }
 
 // Make makes the pair of a function. The error is a refusal, or says that the file

@@ -46,7 +46,7 @@ func (o *objects) makeAfterX86(old []byte, value Value) error {
 		sym := f.AddSymbol(elfpatch.Symbol{Name: returnThunk, Bind: elf.STB_GLOBAL})
 		err := errors.Join(
 			f.SetRelocations(text, []elfpatch.Rela{{Offset: uint64(leave) + 1, Type: uint32(elf.R_X86_64_PLT32), Symbol: uint32(sym), Addend: -4}}),
-			table(f, ".return_sites", 4, uint32(elf.R_X86_64_PC32), text, leave))
+			returnSites.add(f, text, leave))
 		if err != nil {
 			return err
 		}
@@ -83,5 +83,5 @@ func (o *objects) describeUnwinding(f *elfpatch.File, text *elfpatch.Section) er
 	}
 	entry := entries.Data[order[i]*size:][:size]
 	f.AddSection(elfpatch.Section{Name: ".orc_unwind", Type: elf.SHT_PROGBITS, Flags: elf.SHF_ALLOC, Align: 2, EntSize: uint64(size), Data: slices.Clone(entry)})
-	return table(f, ".orc_unwind_ip", 4, uint32(elf.R_X86_64_PC32), text, 0)
+	return unwindPlaces.add(f, text, 0)
 }
