@@ -58,7 +58,8 @@ func buildAction(c *cli.Context) error {
 	if err := checkReport(c); err != nil {
 		return err
 	}
-	allow, err := allowed(c.StringSlice("allow"))
+	kernel := c.IsSet("kernel") || c.IsSet("kernel-src")
+	allow, err := allowed(c.StringSlice("allow"), !kernel)
 	if err != nil {
 		return hintHelp(err, c.Command)
 	}
@@ -72,7 +73,7 @@ func buildAction(c *cli.Context) error {
 	if err != nil {
 		return hintHelp(err, c.Command)
 	}
-	compile, kernel := opened.buildProgram, c.IsSet("kernel") || c.IsSet("kernel-src")
+	compile := opened.buildProgram
 	if err := ofTheOther(c, kernel); err != nil {
 		return hintHelp(err, c.Command)
 	}

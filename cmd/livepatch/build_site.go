@@ -93,8 +93,6 @@ func findKernel(c *cli.Context, p *printer) (*kernelSite, error) {
 		return givenSite(c)
 	case !c.Bool("debian"):
 		return nil, hinted(usageErrorf("--kernel needs --debian, which says where its packages come from"), "for other kernels give --kernel-src, --config, --symvers and --target")
-	case !c.IsSet("kernel"):
-		return nil, hintHelp(usageErrorf("--debian needs --kernel"), c.Command)
 	}
 	for _, name := range []string{"config", "symvers", "objtool", "modules"} {
 		if c.IsSet(name) {

@@ -121,7 +121,7 @@ func create(c *cli.Context, order *inputOrder) error {
 	if err != nil {
 		return hintHelp(err, c.Command)
 	}
-	allow, err := allowed(c.StringSlice("allow"))
+	allow, err := allowed(c.StringSlice("allow"), false)
 	if err != nil {
 		return hintHelp(err, c.Command)
 	}

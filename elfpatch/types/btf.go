@@ -14,6 +14,7 @@ type btfGraph struct {
 	t     *btf.Table
 	nodes map[ref]*node
 	names map[string]uint32 // functions and variables
+	lists []ref             // enumerations
 	left  int               // members that may still be read
 }
 
@@ -36,8 +37,11 @@ func openBTF(f *elfpatch.File) (*btfGraph, error) {
 	g := &btfGraph{t: t, nodes: map[ref]*node{}, names: map[string]uint32{}, left: maxMembers}
 	for i := range t.Len() {
 		id := uint32(i + 1)
-		if typ, ok := t.Type(id); ok && (typ.Kind == btf.Func || typ.Kind == btf.Var) {
+		switch typ, _ := t.Type(id); typ.Kind {
+		case btf.Func, btf.Var:
 			g.names[typ.Name] = id
+		case btf.Enum, btf.Enum64:
+			g.lists = append(g.lists, ref(id))
 		}
 	}
 	return g, nil
@@ -72,6 +76,8 @@ func (g *btfGraph) object(name string) (object, bool) {
 	typ, ok := g.lookup(name)
 	return object{typ: ref(typ.Value), code: typ.Kind == btf.Func}, ok
 }
+
+func (g *btfGraph) enums() []ref { return g.lists }
 
 func (g *btfGraph) node(at ref) (*node, error) {
 	if n := g.nodes[at]; n != nil {

@@ -27,6 +27,7 @@ type dwarfGraph struct {
 	nodes map[ref]*node
 	funcs map[string]*bodies
 	vars  map[string]ref
+	lists []ref // enumerations
 
 	// names are the symbols of functions by address: gcc gives no linkage name to
 	// static functions of C++.
@@ -110,6 +111,8 @@ func (g *dwarfGraph) index() error {
 			if off, ok := t.(dwarf.Offset); ok && name != "" {
 				g.vars[name] = ref(off)
 			}
+		case dwarf.TagEnumerationType:
+			g.lists = append(g.lists, ref(e.Offset))
 		}
 		if err := g.skip(top, e, &last); err != nil {
 			return err
@@ -352,6 +355,8 @@ func (g *dwarfGraph) variables(f *function, at ref) error {
 	}
 	return nil
 }
+
+func (g *dwarfGraph) enums() []ref { return g.lists }
 
 func (g *dwarfGraph) object(name string) (object, bool) {
 	if t, ok := g.vars[name]; ok {

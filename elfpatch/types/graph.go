@@ -15,6 +15,8 @@ type graph interface {
 	// object returns what a name outside of functions stands for; false if it is
 	// not described.
 	object(name string) (object, bool)
+	// enums are the enumerations outside of functions and other types.
+	enums() []ref
 }
 
 // shape is what a type is made of.

@@ -8,7 +8,8 @@
 // what is inlined into it, of the global variables that it refers to, and the
 // prototypes of the functions that it refers to. From there every type that code can reach
 // counts: members, elements, what typedefs stand for, and what pointers lead to,
-// however far. Nothing else is read.
+// however far. Of the rest enumerations are looked at: code that uses an enumerator
+// as a number has no trace of its type.
 package types
 
 import (
@@ -38,7 +39,7 @@ type Change struct {
 	// both, such as those of int and unsigned int.
 	Breaking bool
 
-	User string // the first of the functions, in the order given, that reaches it
+	User string // the first of the functions, in the order given, that reaches it; "" if none does
 }
 
 func (c Change) String() string { return c.Type + ": " + c.Text }
@@ -83,6 +84,9 @@ func Compare(orig, patched *elfpatch.File, funcs []Func) (*Result, error) {
 		if err := c.function(f); err != nil {
 			return nil, fmt.Errorf("types of %s: %w", f.Name, err)
 		}
+	}
+	if err := c.numbers(); err != nil {
+		return nil, fmt.Errorf("enumerations: %w", err)
 	}
 	return c.out, nil
 }

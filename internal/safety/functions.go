@@ -140,7 +140,7 @@ func (j *judge) layouts(changes []types.Change) {
 			}
 			texts = append(texts, c.Text)
 		}
-		j.add(level, code, list[0].User, "%s: %s", k.name, strings.Join(texts, "; "))
+		j.add(level, code, cmp.Or(list[0].User, "numbers"), "%s: %s", k.name, strings.Join(texts, "; "))
 	}
 }
 
