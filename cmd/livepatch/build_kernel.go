@@ -181,6 +181,9 @@ func (b *kernelBuild) compile(tree *srcpatch.Tree) (objects []*kbuild.Object, er
 	if err != nil {
 		return nil, err
 	}
+	if err := b.checkModules(); err != nil {
+		return nil, err
+	}
 	// What cannot be covered at all is said before minutes are spent.
 	warnings, err := kbuild.Check(tree, b.site.module != nil)
 	if err != nil {
@@ -208,6 +211,25 @@ func (b *kernelBuild) compile(tree *srcpatch.Tree) (objects []*kbuild.Object, er
 	return objects, err
 }
 
+// checkModules makes sure that the modules whose source is patched come from the
+// kernel's compiler: any may have built them.
+func (b *kernelBuild) checkModules() error {
+	if b.site.module == nil {
+		return nil
+	}
+	var wrong refusal.List
+	for _, file := range b.site.targets {
+		m, err := b.openModule(file)
+		if err != nil {
+			return err
+		}
+		if s := m.File.Section(".comment"); s != nil {
+			wrong = append(wrong, refusal.Of(b.cc.CheckModule(filepath.Base(file), s.Data))...)
+		}
+	}
+	return wrong.Err()
+}
+
 // scratch makes a directory that is removed when the command ends, and before
 // if nothing in it is needed any more: done begins with it.
 func (o *images) scratch() (dir string, done func(), err error) {
@@ -231,6 +253,9 @@ func (b *kernelBuild) inputs(objects []*kbuild.Object, lines *diff.LineShift) (i
 	pairs := map[string][]build.Pair{}
 	for _, o := range objects {
 		pair := build.Pair{OrigName: path.Base(o.Name), PatchedName: path.Base(o.Name), Lines: lines}
+		for _, s := range o.Checksums {
+			pair.Checksums = append(pair.Checksums, build.Checksum(s))
+		}
 		if pair.Plain, err = b.open(o.Plain); err != nil {
 			return in, nil, err
 		}

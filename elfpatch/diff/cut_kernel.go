@@ -191,7 +191,7 @@ func (u *kernelCutter) goneAfterStart(p *piece) string {
 // check refuses what cannot be part of a module.
 func (u *kernelCutter) check(p *piece) {
 	if p.sec > 0 && u.goneAfterStart(p) != "" {
-		u.refuse(refusal.Unsupported, p.name, "it would have to be in the patch, but is in %s", u.goneAfterStart(p))
+		u.refuse(refusal.InitMemory, p.name, "it would have to be in the patch, but is in %s", u.goneAfterStart(p))
 	}
 	if p.kind == function && u.raw && u.s.f.Section(".static_call_sites") == nil {
 		u.checkCalls(p)

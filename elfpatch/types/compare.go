@@ -319,7 +319,7 @@ func (c *comparison) values(x, y *node) {
 			continue
 		}
 		if old[v.name] = list[1:]; list[0] != v.v {
-			note(v.name != lastX || v.name != lastY, "%s was %d and is %d", v.name, list[0], v.v)
+			note(v.name != lastX || v.name != lastY, "%s", valueText(v.name, list[0], v.v))
 		}
 	}
 	for _, v := range x.values {
@@ -328,6 +328,8 @@ func (c *comparison) values(x, y *node) {
 		}
 	}
 }
+
+func valueText(name string, was, is int64) string { return fmt.Sprintf("%s was %d and is %d", name, was, is) }
 
 // highest is the name of the enumerator with the highest value, "" if several
 // have it.

@@ -1,12 +1,14 @@
 package types
 
-import "slices"
-
 // numbers compares the enumerations that no function leads to. Compilers describe
 // those whose enumerators the code uses, and such code holds their values. Only
 // enumerations with an enumerator of another value are reported.
 func (c *comparison) numbers() error {
 	c.user = ""
+	said := map[string]bool{} // of those that a function leads to, perhaps by the name of a typedef
+	for _, ch := range c.out.Changes {
+		said[ch.Text] = ch.Kind == Enum
+	}
 	tags, names := map[string]*node{}, map[string]*node{}
 	for _, r := range c.a.enums() {
 		n, err := c.a.node(r)
@@ -23,7 +25,11 @@ func (c *comparison) numbers() error {
 		if err != nil {
 			return err
 		}
-		if x := counterpart(tags, names, y); x != nil && moved(x, y) {
+		x := counterpart(tags, names, y)
+		if x == nil {
+			continue
+		}
+		if text := moved(x, y); text != "" && !said[text] {
 			c.values(x, y)
 		}
 	}
@@ -52,9 +58,9 @@ func counterpart(tags, names map[string]*node, y *node) *node {
 	return nil
 }
 
-// moved reports whether an enumerator has another value, other than the highest
-// of both.
-func moved(x, y *node) bool {
+// moved is the change of the first enumerator that has another value, other than the
+// highest of both; "" if there is none.
+func moved(x, y *node) string {
 	old := map[string]int64{}
 	for _, v := range x.values {
 		old[v.name] = v.v
@@ -63,8 +69,10 @@ func moved(x, y *node) bool {
 	if top != highest(y.values) {
 		top = ""
 	}
-	return slices.ContainsFunc(y.values, func(v value) bool {
-		was, ok := old[v.name]
-		return ok && was != v.v && v.name != top
-	})
+	for _, v := range y.values {
+		if was, ok := old[v.name]; ok && was != v.v && v.name != top {
+			return valueText(v.name, was, v.v)
+		}
+	}
+	return ""
 }

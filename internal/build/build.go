@@ -64,6 +64,16 @@ type Pair struct {
 	Findings []safety.Finding
 
 	Lines *diff.LineShift // how the patch moved the lines of its sources, nil if not known
+
+	Checksums []Checksum // of exports, that the patch changes
+}
+
+// A Checksum is that of a symbol which a kernel object exports: it stands for the
+// types that lead from the symbol.
+type Checksum struct {
+	Name, Before, After string
+	Types               []string // that are other ones; none if not known
+	Known               bool     // they are not: the object knows more of them than before
 }
 
 // Result is a package with what led to it, for reports.

@@ -1,7 +1,10 @@
 package build
 
 import (
+	"cmp"
+	"fmt"
 	"slices"
+	"strings"
 
 	"livepatch/elfpatch"
 	"livepatch/elfpatch/diff"
@@ -27,11 +30,53 @@ func (s *steps) judge(allow []refusal.Code) {
 		found := safety.Judge(safety.Pair{
 			Name: p.OrigName, Delta: p.delta, Others: s.others(p), Debug: s.described(), Kernel: s.kernel, Untyped: p.Made,
 		})
-		found = append(slices.Clone(p.Findings), found...)
-		for _, f := range found {
+		for _, f := range slices.Concat(p.Findings, found, checksums(p.Pair)) {
 			s.weigh(f, allow)
 		}
 	}
+}
+
+// checksums are the findings about exports with another checksum: modules that
+// are loaded were built with the types before. Those are apart of which the source
+// only knows more.
+func checksums(p Pair) (out []safety.Finding) {
+	for _, known := range []bool{false, true} {
+		var names, types []string
+		for _, c := range p.Checksums {
+			if c.Known != known {
+				continue
+			}
+			names = append(names, c.Name)
+			for _, t := range c.Types {
+				if !slices.Contains(types, t) {
+					types = append(types, t)
+				}
+			}
+		}
+		if len(names) == 0 {
+			continue
+		}
+		f := safety.Finding{Code: refusal.ExportChecksum, Level: safety.Refuse, Where: p.OrigName + ": exports"}
+		f.Text = fmt.Sprintf("modules that use %s were built with another %s", shortList(names), cmp.Or(shortList(types), "declaration"))
+		if known {
+			f.Level = safety.Warn
+			f.Text = fmt.Sprintf("the checksum of %s would be another one only since the source now defines what it declared: %s", shortList(names), shortList(types))
+		}
+		out = append(out, f)
+	}
+	return out
+}
+
+// shortList is a list for a sentence.
+func shortList(words []string) string {
+	const shown = 4
+	if n := len(words) - shown; n > 0 {
+		words = append(slices.Clone(words[:shown]), fmt.Sprintf("%d more", n))
+	}
+	if n := len(words); n > 1 {
+		return strings.Join(words[:n-1], ", ") + " and " + words[n-1]
+	}
+	return strings.Join(words, "")
 }
 
 func (s *steps) weigh(f safety.Finding, allow []refusal.Code) {

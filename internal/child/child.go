@@ -24,6 +24,7 @@ type Program struct {
 	Env    []string // more than that of every program
 	Stdin  string
 	Output func(line string) // is given each line of standard output; nil: it goes with what is said
+	Errors func(line string) // is given each line of standard error, too
 }
 
 // foreign are the variables that would change what make and kbuild do.
@@ -62,6 +63,9 @@ func (p *Program) Run(ctx context.Context) (string, error) {
 	cmd.Stdout, cmd.Stderr = out, out
 	if p.Output != nil {
 		cmd.Stdout = &lineWriter{line: p.Output}
+	}
+	if p.Errors != nil {
+		cmd.Stderr = io.MultiWriter(out, &lineWriter{line: p.Errors})
 	}
 	err := cmd.Run()
 	text := strings.TrimSpace(string(out.b))

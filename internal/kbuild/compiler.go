@@ -48,6 +48,28 @@ func (k *Kernel) FindCompiler(ctx context.Context) (*Compiler, error) {
 	return nil, refusal.New(refusal.WrongCompiler, k.Release, "the kernel was built with %s, this is %s", wanted, found)
 }
 
+// CheckModule refuses a module that another compiler made. What its objects say of
+// theirs (.comment, a string an object: "GCC: (Debian 12.2.0-14) 12.2.0") is the version
+// line without the program's name. Some may come from elsewhere, so one that agrees is
+// enough: the proof decides about each function.
+func (c *Compiler) CheckModule(name string, comment []byte) error {
+	said := map[string]bool{}
+	for s := range strings.SplitSeq(string(comment), "\x00") {
+		if s == "" {
+			continue
+		}
+		s = strings.TrimPrefix(s, "GCC: ")
+		if s == revision(c.Version) {
+			return nil
+		}
+		said[s] = true
+	}
+	if len(said) == 0 {
+		return nil // it does not say
+	}
+	return refusal.New(refusal.WrongCompiler, name, "the module was built with %s, this is %s", strings.Join(sortedKeys(said), " and "), c.Version)
+}
+
 // look finds a program in Path and PATH.
 func (k *Kernel) look(name string) (string, error) {
 	if k.Path != "" && !strings.Contains(name, "/") {

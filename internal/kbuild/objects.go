@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"os"
 	"path"
 	"path/filepath"
@@ -29,8 +30,12 @@ type Object struct {
 	// function, before and after the patch.
 	Plain, Orig, Patched string
 
-	target  string // as kbuild names it: a path that may have ".." in it
-	command command
+	// Checksums are those of exports that the patch changes.
+	Checksums []Checksum
+
+	target     string // as kbuild names it: a path that may have ".." in it
+	command    command
+	uncompared bool // it has exports, and nothing computes their checksums
 }
 
 // Vmlinux is the Module of objects of the kernel itself.
@@ -86,7 +91,51 @@ func (t *Tree) Compile(ctx context.Context, r Request) (objects []*Object, notes
 	if err := over.link(""); err != nil {
 		return nil, nil, fmt.Errorf("make a tree with the patch: %w", err)
 	}
-	return objects, in.notes, t.compileAll(ctx, objects, over, r.Dir)
+	for _, o := range objects {
+		if err := t.takePlain(o, r.Dir); err != nil {
+			return nil, nil, err
+		}
+	}
+	err = t.unlocked(release, func() error { return t.compileAll(ctx, objects, over, r.Dir) })
+	for _, o := range objects {
+		if o.uncompared {
+			in.notes = append(in.notes, o.Name+": whether the checksums of what it exports change is not known: the kernel's build has no genksyms")
+		}
+	}
+	return objects, in.notes, err
+}
+
+// takePlain copies the object that kbuild made: the next build may replace it.
+func (t *Tree) takePlain(o *Object, dir string) error {
+	if o.New {
+		return nil
+	}
+	plain := filepath.Join(dir, "plain", o.Name)
+	if err := copyFile(o.Plain, plain); err != nil {
+		return err
+	}
+	o.Plain = plain
+	return nil
+}
+
+// unlocked calls fn, which only reads the tree. In that of a cache other builds may
+// make their objects meanwhile; one that prepares it anew is noticed.
+func (t *Tree) unlocked(lock io.Closer, fn func() error) error {
+	if !t.Immutable {
+		return fn()
+	}
+	before, err := os.Stat(t.stamp())
+	if err != nil {
+		return err
+	}
+	if err := lock.Close(); err != nil {
+		return err
+	}
+	err = fn()
+	if after, serr := os.Stat(t.stamp()); serr != nil || !os.SameFile(before, after) || !after.ModTime().Equal(before.ModTime()) {
+		return errors.Join(fmt.Errorf("%s: another build has prepared the kernel anew meanwhile; try again", t.Release), err)
+	}
+	return err
 }
 
 // overlay is the source with the patch: real where a patched file is.
@@ -218,12 +267,7 @@ func (t *Tree) compileOne(ctx context.Context, o *Object, over *overlay, dir str
 			return fmt.Errorf("compile no code as %s: %w", o.Source, err)
 		}
 	} else {
-		// The tree's own file may be replaced by the next build.
-		plain := filepath.Join(dir, "plain", o.Name)
-		if err := copyFile(o.Plain, plain); err != nil {
-			return err
-		}
-		o.Plain, o.Orig = plain, filepath.Join(dir, "before", o.Name)
+		o.Orig = filepath.Join(dir, "before", o.Name)
 		if err := t.orig(ctx, o, cmd); err != nil {
 			return fmt.Errorf("compile %s before the patch: %w", o.Source, err)
 		}
@@ -235,7 +279,13 @@ func (t *Tree) compileOne(ctx context.Context, o *Object, over *overlay, dir str
 		}
 		return fmt.Errorf("compile %s with the patch: %s", o.Source, strings.ReplaceAll(err.Error(), over.to+"/", ""))
 	}
-	return t.checkDeps(o, over)
+	if err := t.checkDeps(o, over); err != nil || o.New {
+		return err
+	}
+	if err := t.checksums(ctx, o, o.command.moved(t.src, over.to), dir); err != nil {
+		return fmt.Errorf("compute the checksums of what %s exports: %w", o.Source, err)
+	}
+	return nil
 }
 
 // orig makes the object of the unchanged source, once if that stays as it is.

@@ -50,7 +50,7 @@ func (k *Kernel) Prepare(ctx context.Context, cc *Compiler) (*Tree, error) {
 	if err != nil {
 		return nil, err
 	}
-	stamp := filepath.Join(k.obj(), ".prepared")
+	stamp := k.stamp()
 	if was, err := os.ReadFile(stamp); err == nil && string(was) == key {
 		return t, nil
 	}
@@ -60,6 +60,9 @@ func (k *Kernel) Prepare(ctx context.Context, cc *Compiler) (*Tree, error) {
 	}
 	return t, os.WriteFile(stamp, []byte(key), 0o644)
 }
+
+// stamp is the file that says what the tree is prepared for.
+func (k *Kernel) stamp() string { return filepath.Join(k.obj(), ".prepared") }
 
 func (t *Tree) waits() { t.progress("waiting for another build of this kernel", 0, 0) }
 

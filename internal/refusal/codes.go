@@ -63,6 +63,7 @@ const (
 	LayoutChanged    Code = "layout-changed"
 	EnumChanged      Code = "enum-changed"
 	PrototypeChanged Code = "prototype-changed"
+	ExportChecksum   Code = "export-checksum"
 	SleepInAtomic    Code = "sleep-in-atomic"
 	LockChanged      Code = "lock-changed"
 	NeverReturns     Code = "never-returns"
@@ -180,6 +181,7 @@ var Codes = []struct {
 	{LayoutChanged, "a type that changed code uses is laid out differently"},
 	{EnumChanged, "an enumerator has another value"},
 	{PrototypeChanged, "a function takes or returns something else"},
+	{ExportChecksum, "the types of an exported symbol are other ones than those that modules were built with"},
 	{SleepInAtomic, "a call that may sleep was added where a lock is held that forbids it"},
 	{LockChanged, "a function takes or gives back locks or references differently"},
 	{NeverReturns, "a changed function stays on the stack"},
@@ -242,7 +244,7 @@ var Codes = []struct {
 // allowable are the codes that somebody may decide to allow: what they say is seen
 // from the change, and may be harmless for reasons that are not. All others say
 // that the patch is not right, or not proven to be.
-var allowable = []Code{BuildFiles, UnitNotInTarget, UnitDoubtful, LayoutChanged, EnumChanged, PrototypeChanged, SleepInAtomic, StubReturn, StubLock}
+var allowable = []Code{BuildFiles, UnitNotInTarget, UnitDoubtful, LayoutChanged, EnumChanged, PrototypeChanged, ExportChecksum, SleepInAtomic, StubReturn, StubLock}
 
 // Allowable returns the codes that may be allowed.
 func Allowable() []Code { return slices.Clone(allowable) }
