@@ -31,6 +31,8 @@ func TestBrowser(t *testing.T) {
 	b.open(page)
 	t.Run("loads nothing", func(t *testing.T) { b.loadsNothing(t, page) })
 	t.Run("structure", func(t *testing.T) { b.structure(t) })
+	t.Run("tab order", func(t *testing.T) { b.tabOrder(t) })
+	b.open(page) // Tab begins at the top again
 	t.Run("keyboard", func(t *testing.T) { b.keyboard(t) })
 	t.Run("colours", func(t *testing.T) { b.contrast(t) })
 	t.Run("narrow", func(t *testing.T) { b.narrow(t) })
@@ -81,6 +83,50 @@ func (b *browser) structure(t *testing.T) {
 		if got := b.text(what); got != want {
 			t.Errorf("%s is %q, want %q", what, got, want)
 		}
+	}
+}
+
+// stopScript is one stop of the keyboard: where it is among all that can be used, whether
+// it is after the one before it, and whether who tabs there sees it.
+const stopScript = `
+const e = document.activeElement, was = window.was, r = e.getBoundingClientRect(), s = getComputedStyle(e);
+window.was = e;
+return {
+	what: e.tagName + ' ' + e.textContent.trim().slice(0, 40), n: window.stops.indexOf(e),
+	after: !was || !!(was.compareDocumentPosition(e) & Node.DOCUMENT_POSITION_FOLLOWING),
+	seen: r.width > 0 && r.bottom > 0 && r.top < innerHeight && r.right > 0 && s.outlineStyle !== 'none' && parseFloat(s.outlineWidth) > 0,
+}`
+
+// tabOrder goes through the whole page with Tab, and back: by everything that can be
+// used, in the order in which it is read, with the focus in sight.
+func (b *browser) tabOrder(t *testing.T) {
+	total := 0
+	b.eval(`window.was = null; window.stops = [...document.querySelectorAll('a[href], button, input, summary')].filter(e => e.checkVisibility() && !e.disabled); return stops.length`, &total)
+	if total < 30 {
+		t.Fatalf("only %d stops", total)
+	}
+	var stop struct {
+		What        string
+		N           int
+		After, Seen bool
+	}
+	for want := 0; want < total; {
+		b.key(tabKey)
+		b.eval(stopScript, &stop)
+		if !stop.After || !stop.Seen || stop.N >= 0 && stop.N != want {
+			t.Fatalf("stop %d of %d: %+v", want, total, stop)
+		}
+		if stop.N >= 0 { // others are areas to be scrolled
+			want++
+		}
+	}
+	b.key(shiftKey, tabKey)
+	b.eval(stopScript, &stop)
+	if stop.After || stop.N > total-2 {
+		t.Errorf("Shift-Tab at the end leads to %+v", stop)
+	}
+	if n := b.text(`document.querySelectorAll('[tabindex]:not([tabindex="0"]):not([tabindex="-1"])').length`); n != "0" {
+		t.Errorf("%s elements have an order of their own", n)
 	}
 }
 

@@ -9,6 +9,7 @@ import (
 	"io"
 	"net/http"
 	"os/exec"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -120,18 +121,24 @@ func (b *browser) text(script string) string {
 	return fmt.Sprint(v)
 }
 
-// key presses and releases one key.
-func (b *browser) key(name string) {
+// key presses keys, one while those before it are held, and releases them.
+func (b *browser) key(names ...string) {
 	b.t.Helper()
-	b.call("POST", b.session+"/actions", map[string]any{"actions": []any{map[string]any{"type": "key", "id": "keyboard", "actions": []any{
-		map[string]string{"type": "keyDown", "value": name}, map[string]string{"type": "keyUp", "value": name},
-	}}}}, nil)
+	var acts []any
+	for _, n := range names {
+		acts = append(acts, map[string]string{"type": "keyDown", "value": n})
+	}
+	for _, n := range slices.Backward(names) {
+		acts = append(acts, map[string]string{"type": "keyUp", "value": n})
+	}
+	b.call("POST", b.session+"/actions", map[string]any{"actions": []any{map[string]any{"type": "key", "id": "keyboard", "actions": acts}}}, nil)
 }
 
 // Keys by their code points in WebDriver.
 const (
 	tabKey   = "\ue004"
 	enterKey = "\ue007"
+	shiftKey = "\ue008"
 )
 
 // devtools sends a command of the Chrome DevTools protocol.
