@@ -36,6 +36,7 @@ type Object struct {
 	target     string // as kbuild names it: a path that may have ".." in it
 	command    command
 	uncompared bool // it has exports, and nothing computes their checksums
+	raw        bool // kbuild runs objtool on it, and this package does not
 }
 
 // Vmlinux is the Module of objects of the kernel itself.
@@ -74,6 +75,9 @@ func (t *Tree) Compile(ctx context.Context, r Request) (objects []*Object, notes
 	if objects, err = t.before(ctx, targets, in); err != nil {
 		return nil, nil, err
 	}
+	if err := t.alike(objects); err != nil {
+		return nil, nil, err
+	}
 	more, err := t.newObjects(ctx, in, lists)
 	if err != nil {
 		return nil, nil, err
@@ -103,6 +107,26 @@ func (t *Tree) Compile(ctx context.Context, r Request) (objects []*Object, notes
 		}
 	}
 	return objects, in.notes, err
+}
+
+// alike takes objtool from the commands of some objects where others have none: kernels
+// that run it at the last link (IBT, LTO) do so for modules of one object when that
+// is compiled. In a patch all objects have to be in the same state.
+func (t *Tree) alike(objects []*Object) error {
+	config, err := os.ReadFile(t.Config)
+	if err != nil {
+		return fmt.Errorf("read the configuration: %w", err)
+	}
+	delayed := configText(config, "X86_KERNEL_IBT") == "y" || configText(config, "LTO") == "y"
+	if !delayed || !slices.ContainsFunc(objects, func(o *Object) bool { return len(o.command.programs) == 1 }) {
+		return nil
+	}
+	for _, o := range objects {
+		if o.raw = len(o.command.programs) > 1; o.raw {
+			o.command.programs = o.command.programs[:1]
+		}
+	}
+	return nil
 }
 
 // takePlain copies the object that kbuild made: the next build may replace it.
@@ -291,6 +315,9 @@ func (t *Tree) compileOne(ctx context.Context, o *Object, over *overlay, dir str
 // orig makes the object of the unchanged source, once if that stays as it is.
 func (t *Tree) orig(ctx context.Context, o *Object, cmd command) error {
 	kept := filepath.Join(t.beforeDir(), o.Name)
+	if o.raw {
+		kept += ".raw"
+	}
 	if t.Immutable && isFile(kept) {
 		return copyFile(kept, o.Orig)
 	}
