@@ -196,7 +196,8 @@ func TestSafetyBTF(t *testing.T) {
 	if code := cmd.ProcessState.ExitCode(); code != 3 {
 		t.Errorf("exit %d", code)
 	}
-	has(t, string(said), "", strings.Replace(layoutFound, "kthread.o", "before.o", 1))
+	// Without variables of functions another one is the first that reaches the type.
+	has(t, string(said), "", strings.Replace(layoutFound, "kthread.o: kthread_func", "before.o: __kthread_parkme", 1))
 }
 
 // withBTF compiles a source as kernel/kthread.c is compiled, with BTF instead of DWARF.
