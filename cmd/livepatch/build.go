@@ -59,7 +59,11 @@ func buildAction(c *cli.Context) error {
 		return err
 	}
 	kernel := c.IsSet("kernel") || c.IsSet("kernel-src")
-	allow, err := allowed(c.StringSlice("allow"), !kernel)
+	never := ofStubs
+	if kernel {
+		never = slices.Concat(ofSources, ofStubs)
+	}
+	allow, err := allowed(c.StringSlice("allow"), never...)
 	if err != nil {
 		return hintHelp(err, c.Command)
 	}

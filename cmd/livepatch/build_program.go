@@ -151,7 +151,7 @@ func (b *programBuild) assign(compiled *compile.Compiled) ([]build.Target, error
 		}
 		of[units[i]] = &compiled.Units[i]
 	}
-	allow, err := allowed(b.c.StringSlice("allow"), true)
+	allow, err := allowed(b.c.StringSlice("allow"), ofStubs...)
 	if err != nil {
 		return nil, err
 	}

@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 
 	"github.com/urfave/cli/v2"
@@ -121,7 +122,7 @@ func create(c *cli.Context, order *inputOrder) error {
 	if err != nil {
 		return hintHelp(err, c.Command)
 	}
-	allow, err := allowed(c.StringSlice("allow"), false)
+	allow, err := allowed(c.StringSlice("allow"), slices.Concat(ofSources, ofStubs)...)
 	if err != nil {
 		return hintHelp(err, c.Command)
 	}

@@ -17,23 +17,22 @@ func allowFlag() cli.Flag {
 	return &cli.StringSliceFlag{Name: "allow", Usage: "`CODE` of a finding to record instead of refusing; repeatable"}
 }
 
-// ofSources are the codes about which sources of a program are linked into
-// which target: only build looks at that.
-var ofSources = []refusal.Code{refusal.BuildFiles, refusal.UnitNotInTarget, refusal.UnitDoubtful}
+// Codes that only one way to make a package can meet.
+var (
+	ofSources = []refusal.Code{refusal.BuildFiles, refusal.UnitNotInTarget, refusal.UnitDoubtful} // build, for programs
+	ofStubs   = []refusal.Code{refusal.StubReturn, refusal.StubLock}
+)
 
-// allowed checks the codes of --allow. Those about sources are for packages of
-// programs that are made from sources.
-func allowed(codes []string, fromSources bool) (out []refusal.Code, err error) {
-	may := refusal.Allowable()
-	if !fromSources {
-		may = slices.DeleteFunc(may, func(c refusal.Code) bool { return slices.Contains(ofSources, c) })
-	}
+// allowed checks the codes of --allow. Those that the command never refuses for are
+// not taken.
+func allowed(codes []string, never ...refusal.Code) (out []refusal.Code, err error) {
+	may := slices.DeleteFunc(refusal.Allowable(), func(c refusal.Code) bool { return slices.Contains(never, c) })
 	for _, code := range codes {
 		switch {
 		case !refusal.Known(refusal.Code(code)):
 			return nil, usageErrorf("--allow %q is not a code", code)
-		case !fromSources && slices.Contains(ofSources, refusal.Code(code)):
-			return nil, usageErrorf("--allow %s: it is about sources of programs, which only build --src has; here these can be allowed: %s", code, join(may))
+		case slices.Contains(never, refusal.Code(code)):
+			return nil, usageErrorf("--allow %s: nothing here is refused for that; these can be allowed: %s", code, join(may))
 		case !slices.Contains(may, refusal.Code(code)):
 			return nil, usageErrorf("--allow %s: that cannot be allowed; these can: %s", code, join(may))
 		}

@@ -60,7 +60,7 @@ func makeStub(c *cli.Context) error {
 	if err != nil {
 		return hintHelp(err, c.Command)
 	}
-	allow, err := allowed(c.StringSlice("allow"), false)
+	allow, err := allowed(c.StringSlice("allow"), ofSources...)
 	if err != nil {
 		return hintHelp(err, c.Command)
 	}

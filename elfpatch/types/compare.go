@@ -329,7 +329,9 @@ func (c *comparison) values(x, y *node) {
 	}
 }
 
-func valueText(name string, was, is int64) string { return fmt.Sprintf("%s was %d and is %d", name, was, is) }
+func valueText(name string, was, is int64) string {
+	return fmt.Sprintf("%s was %d and is %d", name, was, is)
+}
 
 // highest is the name of the enumerator with the highest value, "" if several
 // have it.
