@@ -8,6 +8,7 @@ import (
 	"strconv"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/google/go-cmp/cmp"
 
@@ -109,7 +110,8 @@ func TestSitesOfBootedKernels(t *testing.T) {
 			k := vm.Fetched(t, args...)
 			res, err := vm.Run(context.Background(), vm.Config{
 				Kernel: k, Append: "nokaslr", Modules: []string{"xfs", "nf_tables", "btrfs"},
-				Steps: []vm.Step{{Name: "ask", Script: askKernel}},
+				Steps:   []vm.Step{{Name: "ask", Script: askKernel}},
+				Timeout: 20 * time.Minute, Limit: 15 * time.Minute, // it prints 40,000 lines
 			})
 			if err != nil || res.Steps[0].Exit != 0 {
 				t.Fatalf("%v\n%s", err, res.Console)
