@@ -56,7 +56,11 @@ func (k *kernelSteps) describe() (*pack.Package, error) {
 	if k.objtool {
 		out.Objtool = k.kernel.ObjtoolDigest
 	}
-	for _, o := range k.targets {
+	targets := k.targets
+	if !slices.Contains(targets, k.image) {
+		targets = append([]*kernelTarget{k.image}, targets...) // code of modules refers to it too
+	}
+	for _, o := range targets {
 		if entry, ok := k.describeObject(o); ok {
 			out.Objects = append(out.Objects, entry)
 		}
