@@ -252,29 +252,11 @@ func (k *kernelSteps) key(name string) (kmod.Binding, bool) {
 	return kmod.Binding{Kind: kmod.KLP, Object: k.image.name, Name: name, Pos: k.image.table.Sympos(i)}, true
 }
 
-// modulePrefix begins the names of modules, so that none is that of a module or
-// of built-in code, which has a directory in /sys/module too.
-const modulePrefix = "livepatch"
-
-// moduleName is the name of the patch as the kernel takes it.
-func (k *kernelSteps) moduleName() string {
-	name := strings.Map(func(r rune) rune {
-		if r == '-' || r == '.' {
-			return '_'
-		}
-		return r
-	}, k.in.Name)
-	if strings.HasPrefix(name, modulePrefix) {
-		return name
-	}
-	return modulePrefix + "_" + name
-}
-
 // emit makes the module.
 func (k *kernelSteps) emit() error {
 	img := k.kernel.Image
 	k.spec = traits(img, k.kernel.Versions)
-	k.spec.Name, k.spec.Object, k.spec.ABI = k.moduleName(), k.code, k.abi
+	k.spec.Name, k.spec.Object, k.spec.ABI = kmod.ModuleName(k.in.Name), k.code, k.abi
 	k.spec.Replace = !k.kernel.NoReplace
 	for _, s := range k.kernel.States {
 		k.spec.States = append(k.spec.States, kmod.State{ID: s.ID, Version: s.Version})

@@ -121,7 +121,7 @@ type Binding struct {
 	Pos    int    // KLP: position among the symbols of this name, 0 if there is only one
 	// For is the patched object whose code refers to it, which must be loaded
 	// when the reference is resolved ("" or "vmlinux": the kernel). Merge sets
-	// it. References to symbols of the kernel never wait for a module.
+	// it where it is "". References to symbols of the kernel never wait for a module.
 	For string
 
 	CRC       uint32 // Export: version of the symbol

@@ -252,8 +252,11 @@ func (g *merger) resolve(part int, kind BindingKind, globals map[global]uint32) 
 
 // undefined returns the undefined symbol for a binding.
 func (g *merger) undefined(b Binding, p *Part, name string, from elfpatch.Symbol) uint32 {
-	b.Object, b.For = objectName(b.Object), vmlinux
-	if b.Kind == KLP && b.Object != vmlinux {
+	b.Object = objectName(b.Object)
+	switch {
+	case b.Kind != KLP || b.Object == vmlinux:
+		b.For = vmlinux
+	case b.For == "":
 		b.For = objectName(p.Object)
 	}
 	if sym, ok := g.bound[b]; ok {

@@ -201,3 +201,22 @@ func (s *Signer) Sign(module []byte) ([]byte, error) {
 	out := append(bytes.Clone(module), der...)
 	return append(append(out, tail...), signatureMark...), nil
 }
+
+// SignatureHash is the name of the digest that the signature at the end of a
+// module is of; "" if there is none that can be read.
+func SignatureHash(module []byte) string {
+	body, ok := Unsigned(module)
+	if !ok {
+		return ""
+	}
+	var c contentInfo
+	if _, err := asn1.Unmarshal(module[len(body):], &c); err != nil || len(c.Content.Algorithms) == 0 {
+		return ""
+	}
+	for name, hash := range hashes {
+		if oidDigest[hash].Equal(c.Content.Algorithms[0].OID) {
+			return name
+		}
+	}
+	return ""
+}
