@@ -13,6 +13,7 @@ import (
 	"livepatch/elfpatch/diff"
 	"livepatch/internal/build"
 	"livepatch/internal/check"
+	"livepatch/internal/compose"
 	"livepatch/internal/image"
 	"livepatch/internal/kimage"
 	"livepatch/internal/pack"
@@ -273,7 +274,7 @@ func (o *images) pairs(t targetPaths) (out []build.Pair, err error) {
 	return out, nil
 }
 
-func printCreated(p *printer, output string, result *build.Result, data []byte) error {
+func printCreated(p *printer, output string, result *build.Result, data []byte, once ...compose.Once) error {
 	pkg := result.Package
 	if p.json {
 		printFindings(p, result.Findings)
@@ -286,7 +287,8 @@ func printCreated(p *printer, output string, result *build.Result, data []byte) 
 			Bytes    int                `json:"bytes"`
 			Digest   string             `json:"digest"`
 			Manifest *manifest.Manifest `json:"manifest"`
-		}{output, len(data), pack.Digest(data), written.Manifest})
+			Once     []compose.Once     `json:"once,omitempty"`
+		}{output, len(data), pack.Digest(data), written.Manifest, once})
 	}
 	if k := pkg.Manifest.Kernel; k != nil {
 		printCreatedKernel(p, k)
@@ -301,6 +303,9 @@ func printCreated(p *printer, output string, result *build.Result, data []byte) 
 		for _, v := range t.Variables {
 			p.Printf("  share    %-28s %s\n", v.Name, variableText(v))
 		}
+	}
+	for _, f := range once {
+		p.Printf("  once     %-28s %s  %s has the same code, %s is used\n", f.Function, f.Target, f.Left, f.Used)
 	}
 	printFindings(p, result.Findings)
 	p.Printf("wrote %s: %d bytes, digest %s\n", output, len(data), pack.Digest(data)[:16])

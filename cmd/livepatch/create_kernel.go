@@ -30,9 +30,16 @@ func createKernelFlags() []cli.Flag {
 		&cli.StringFlag{Name: "flavour", Value: "auto", Usage: "kernel: how the module patches: `auto` or klp, through the livepatch core"},
 		&cli.BoolFlag{Name: "no-replace", Usage: "kernel: leave other livepatches in place instead of replacing them", DisableDefaultText: true},
 		&cli.StringSliceFlag{Name: "state", Usage: "kernel: `ID[=VERSION]` of a system state that the patch changes; repeatable"},
-		&cli.StringFlag{Name: "module-key", Usage: "kernel: private key `FILE` (PEM) to sign the module with"},
-		&cli.StringFlag{Name: "module-cert", Usage: "kernel: certificate `FILE` (PEM or DER) of that key"},
+		moduleKeyFlag(), moduleCertFlag(),
 	}
+}
+
+func moduleKeyFlag() cli.Flag {
+	return &cli.StringFlag{Name: "module-key", Usage: "kernel: private key `FILE` (PEM) to sign the module with"}
+}
+
+func moduleCertFlag() cli.Flag {
+	return &cli.StringFlag{Name: "module-cert", Usage: "kernel: certificate `FILE` (PEM or DER) of that key"}
 }
 
 // kernelInputs opens the targets of a kernel patch: the image, with or without
@@ -200,7 +207,8 @@ func kernelFiles(c *cli.Context, k *build.Kernel, imagePath string, files kernel
 	if k.Objtool != nil {
 		record = append(record, manifest.Input{Role: "objtool", Name: "objtool", SHA256: k.ObjtoolDigest})
 	}
-	return record, useKey(k, c.String("module-key"), c.String("module-cert"), config["MODULE_SIG_HASH"])
+	k.Sign, err = moduleSigner(c, config["MODULE_SIG_HASH"])
+	return record, err
 }
 
 // parseState reads "ID" or "ID=VERSION".
@@ -252,28 +260,29 @@ func useObjtool(k *build.Kernel, path string, config kmod.Config) error {
 	return nil
 }
 
-// useKey signs the module as the kernel's own build does.
-func useKey(k *build.Kernel, keyPath, certPath, hash string) error {
+// moduleSigner signs modules as the kernel's own build does, with the key and
+// certificate that were given; nil if none were.
+func moduleSigner(c *cli.Context, hash string) (func([]byte) ([]byte, error), error) {
+	keyPath, certPath := c.String("module-key"), c.String("module-cert")
 	if (keyPath == "") != (certPath == "") {
-		return hinted(usageErrorf("--module-key and --module-cert go together"), "a signature needs the private key and its certificate")
+		return nil, hinted(usageErrorf("--module-key and --module-cert go together"), "a signature needs the private key and its certificate")
 	}
 	if keyPath == "" {
-		return nil
+		return nil, nil
 	}
 	key, err := readFile(keyPath)
 	if err != nil {
-		return err
+		return nil, err
 	}
 	cert, err := readFile(certPath)
 	if err != nil {
-		return err
+		return nil, err
 	}
 	signer, err := kmod.NewSigner(key, cert, hash)
 	if err != nil {
-		return fmt.Errorf("sign with %s: %w", keyPath, err)
+		return nil, fmt.Errorf("sign with %s: %w", keyPath, err)
 	}
-	k.Sign = signer.Sign
-	return nil
+	return signer.Sign, nil
 }
 
 func printCreatedKernel(p *printer, k *manifest.Kernel) {

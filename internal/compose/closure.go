@@ -18,10 +18,8 @@ import (
 
 // A payload is the patch object of a target, taken apart.
 type payload struct {
+	*code
 	target  *manifest.Target
-	obj     *elfpatch.File
-	units   map[int][]unit // by section, in order
-	rels    map[int][]elfpatch.Rela
 	imports map[string]*manifest.Import
 	entries map[int]uint64 // symbols that are replacements: the address of what they replace
 	walked  int            // bytes, by all walks
@@ -30,24 +28,17 @@ type payload struct {
 // maxWalked bounds the work for a payload whose functions all lead to all of it.
 const maxWalked = 1 << 30
 
-// A unit is a stretch of a section that is one thing: a function, a variable, a
-// group of constants that are reached from one another.
-type unit struct {
-	section int
-	lo, hi  uint64
-	name    string
-}
-
 // open takes a payload apart.
 func open(t *manifest.Target, data []byte) (*payload, error) {
 	obj, err := elfpatch.Parse(data)
 	if err != nil {
 		return nil, fmt.Errorf("read %s: %w", t.Payload.Member, err)
 	}
-	p := &payload{
-		target: t, obj: obj, units: map[int][]unit{}, rels: map[int][]elfpatch.Rela{},
-		imports: map[string]*manifest.Import{}, entries: map[int]uint64{},
+	c, err := takeApart(obj)
+	if err != nil {
+		return nil, fmt.Errorf("read %s: %w", t.Payload.Member, err)
 	}
+	p := &payload{code: c, target: t, imports: map[string]*manifest.Import{}, entries: map[int]uint64{}}
 	for i := range t.Imports {
 		p.imports[t.Imports[i].Symbol] = &t.Imports[i]
 	}
@@ -61,66 +52,7 @@ func open(t *manifest.Target, data []byte) (*payload, error) {
 			p.entries[i] = addr
 		}
 	}
-	for _, s := range obj.Sections {
-		if s.Flags&elf.SHF_ALLOC == 0 {
-			continue
-		}
-		list, err := obj.Relocations(s)
-		if err != nil {
-			return nil, fmt.Errorf("read %s: section %s: %w", t.Payload.Member, s.Name, err)
-		}
-		slices.SortStableFunc(list, func(a, b elfpatch.Rela) int { return compare(a.Offset, b.Offset) })
-		p.rels[s.Index], p.units[s.Index] = list, p.unitsOf(s)
-	}
 	return p, nil
-}
-
-func compare(a, b uint64) int {
-	switch {
-	case a < b:
-		return -1
-	case a > b:
-		return 1
-	}
-	return 0
-}
-
-// unitsOf lists the units of a section: the stretches that its symbols cover,
-// those that overlap as one. What no symbol covers is of no unit.
-func (p *payload) unitsOf(sec *elfpatch.Section) (out []unit) {
-	for i := range p.obj.Symbols {
-		s := &p.obj.Symbols[i]
-		if s.Section == sec.Index && s.Size > 0 && s.Value <= sec.Size && s.Size <= sec.Size-s.Value {
-			out = append(out, unit{sec.Index, s.Value, s.Value + s.Size, s.Name})
-		}
-	}
-	slices.SortStableFunc(out, func(a, b unit) int {
-		if c := compare(a.lo, b.lo); c != 0 {
-			return c
-		}
-		return compare(b.hi, a.hi)
-	})
-	n := 0
-	for _, u := range out {
-		if n > 0 && u.lo < out[n-1].hi {
-			out[n-1].hi = max(out[n-1].hi, u.hi)
-			continue
-		}
-		out[n] = u
-		n++
-	}
-	return out[:n]
-}
-
-// unitAt returns the unit that holds a place; the whole section if none does,
-// since nothing says then where it begins and ends.
-func (p *payload) unitAt(section int, off uint64) unit {
-	list := p.units[section]
-	i := sort.Search(len(list), func(i int) bool { return list[i].hi > off })
-	if i < len(list) && list[i].lo <= off {
-		return list[i]
-	}
-	return unit{section, 0, p.obj.Sections[section].Size, p.obj.Sections[section].Name}
 }
 
 // A replacement is what stands for a function in a payload.

@@ -109,18 +109,18 @@ func TestMerge(t *testing.T) {
 				t.Fatalf("only %v", want)
 			}
 			for name, parts := range map[string][]Part{"apart": {a, b}, "first": {a, both}, "last": {both, a, b}, "twice": {both, both}} {
-				got, err := Merge("all", "test", parts)
+				got, err := Merge(Options{Name: "all", Version: "test"}, parts)
 				if err != nil {
 					t.Errorf("%s: %v", name, err)
 					continue
 				}
-				if f := functions(got); !slices.Equal(f, want) {
+				if f := functions(got.Package); !slices.Equal(f, want) {
 					t.Errorf("%s: functions %v, want %v", name, f, want)
 				}
-				if _, err := pack.Write(got); err != nil {
+				if _, err := pack.Write(got.Package); err != nil {
 					t.Errorf("%s: %v", name, err)
 				}
-				r := check.Package(got, []check.File{{Path: "prog", ELF: read(t, dir, "prog")}})
+				r := check.Package(got.Package, []check.File{{Path: "prog", ELF: read(t, dir, "prog")}})
 				if list := r.Refusals(); len(list) > 0 {
 					t.Errorf("%s: %v", name, list)
 				}
@@ -145,7 +145,7 @@ func TestMergeRefusesDifferent(t *testing.T) {
 	} {
 		tc.part.File = "other.lpatch"
 		for _, with := range []Part{counter, cumulative} {
-			_, err := Merge("all", "test", []Part{with, tc.part})
+			_, err := Merge(Options{Name: "all", Version: "test"}, []Part{with, tc.part})
 			var list refusal.List
 			if tc.name == "name" && with.File == counter.File {
 				if err != nil {
@@ -172,11 +172,12 @@ func TestMergeRefusesDifferent(t *testing.T) {
 	}
 }
 
-func TestMergeRefusesKernels(t *testing.T) {
+func TestMergeRefusesKernelAndProgram(t *testing.T) {
 	p := Part{File: "k.lpatch", Package: &pack.Package{Manifest: &manifest.Manifest{Kernel: &manifest.Kernel{}}}}
-	_, err := Merge("all", "test", []Part{p, p})
+	q := made(t, "x86_64-gcc", "prog", nil, "counter.O2")
+	_, err := Merge(Options{Name: "all", Version: "test"}, []Part{q, p})
 	var list refusal.List
-	if !errors.As(err, &list) || list[0].Code != refusal.MergeKernel || !strings.Contains(list[0].Text, "build one package") {
+	if !errors.As(err, &list) || list[0].Code != refusal.MergeKernel || list[0].Where != "k.lpatch" || !strings.Contains(list[0].Text, "others patch programs") {
 		t.Errorf("error %v", err)
 	}
 }
@@ -188,11 +189,11 @@ func TestMergeRecord(t *testing.T) {
 	in := manifest.Input{Role: "target", Name: "prog", SHA256: sum[:]}
 	a.Package.Manifest.Build = &manifest.Build{Description: "one", CVE: []string{"CVE-2024-0001"}, Inputs: []manifest.Input{in}, Compiler: "gcc"}
 	b.Package.Manifest.Build = &manifest.Build{Description: "two", CVE: []string{"CVE-2024-0001", "CVE-2024-0002"}, Inputs: []manifest.Input{in}, Compiler: "gcc"}
-	got, err := Merge("all", "test", []Part{a, b})
+	got, err := Merge(Options{Name: "all", Version: "test"}, []Part{a, b})
 	if err != nil {
 		t.Fatal(err)
 	}
-	r := got.Manifest.Build
+	r := got.Package.Manifest.Build
 	if r.Description != "one; two" || r.Compiler != "gcc" || len(r.CVE) != 2 || len(r.Inputs) != 3 || r.Inputs[0].Role != "target" || r.Inputs[2].Name != b.File {
 		t.Errorf("%+v", r)
 	}
@@ -212,11 +213,11 @@ func TestDiff(t *testing.T) {
 			t.Errorf("%+v, error %v", list, err)
 		}
 	}
-	merged, err := Merge("fix", "test", []Part{part(t, "a", a), part(t, "c", made(t, "aarch64-gcc", "prog", nil, "switch.O2").Package)})
+	merged, err := Merge(Options{Name: "fix", Version: "test"}, []Part{part(t, "a", a), part(t, "c", made(t, "aarch64-gcc", "prog", nil, "switch.O2").Package)})
 	if err != nil {
 		t.Fatal(err)
 	}
-	list, err := Diff(a, merged)
+	list, err := Diff(a, merged.Package)
 	if err != nil {
 		t.Fatal(err)
 	}

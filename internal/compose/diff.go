@@ -8,6 +8,7 @@ import (
 	"strings"
 
 	"livepatch/elfpatch"
+	"livepatch/internal/kmod"
 	"livepatch/internal/pack"
 	"livepatch/manifest"
 )
@@ -158,14 +159,14 @@ func (d *description) kernel(k *manifest.Kernel, module []byte) error {
 	} {
 		d.add(s.what, "", "", "%s", s.text)
 	}
-	obj, err := elfpatch.Parse(module)
+	digests, err := digestsOf(module)
 	if err != nil {
 		return fmt.Errorf("read %s: %w", k.Payload.Member, err)
 	}
 	for _, o := range k.Objects {
 		d.add("object", o.Name, "", "%s", strings.TrimSpace(o.BuildID.String()+" "+o.Srcversion))
 		for _, f := range o.Functions {
-			digest, err := codeDigest(obj, f.Replacement)
+			digest, err := digests.function(f.Replacement)
 			if err != nil {
 				return fmt.Errorf("read %s: %w", k.Payload.Member, err)
 			}
@@ -191,8 +192,46 @@ func (d *description) kernel(k *manifest.Kernel, module []byte) error {
 	for _, w := range k.Warnings {
 		d.add("warning", "", w, "said")
 	}
-	d.sections(obj)
+	digests.data(d)
 	return nil
+}
+
+// moduleDigests tells functions of a module apart: one that livepatch has made by all
+// that they lead to, any other by their code.
+type moduleDigests struct {
+	made  *module // nil for modules of others
+	other *elfpatch.File
+}
+
+func digestsOf(data []byte) (m moduleDigests, err error) {
+	if spec, err := kmod.Undo(data); err == nil {
+		m.made, err = newModule(spec)
+		return m, err
+	}
+	m.other, err = elfpatch.Parse(data)
+	return m, err
+}
+
+func (m moduleDigests) function(name string) (sum [sha256.Size]byte, err error) {
+	if m.made == nil {
+		return codeDigest(m.other, name)
+	}
+	r, err := m.made.replacementOf(name)
+	if err != nil {
+		return sum, err
+	}
+	return r.digest, nil
+}
+
+// data describes the variables that a module brings, or its data as a whole.
+func (m moduleDigests) data(d *description) {
+	if m.made == nil {
+		d.sections(m.other)
+		return
+	}
+	for _, name := range m.made.variables() {
+		d.add("new variable", "module", name, "brought by the patch")
+	}
 }
 
 // sections describes the data of a module: what its functions refer to by way of

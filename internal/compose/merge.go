@@ -20,21 +20,64 @@ type Part struct {
 	Package *pack.Package
 }
 
-// Merge makes one package of several. Each payload stays the object that it is:
+// Options are what a merged package is made with.
+type Options struct {
+	Name    string // of the patch
+	Version string // of the tool
+
+	// Sign appends a signature to a module of a kernel; nil for none.
+	Sign func(module []byte) ([]byte, error)
+}
+
+// Merged is the package that several became.
+type Merged struct {
+	Package *pack.Package
+	Once    []Once
+}
+
+// Once is a function that two packages replace in the same way: the code of
+// one is used.
+type Once struct {
+	Target   string `json:"target"` // file of a program, or object of a kernel
+	Function string `json:"function"`
+	Used     string `json:"used"` // file of the package whose code is used
+	Left     string `json:"left"` // that of the other
+}
+
+// Merge makes one package of several, for programs or for one kernel. Of
+// programs each payload stays the object that it is:
 // a target that several packages patch is in the merged one as often, each time
 // with functions of its own. A function that two packages replace in the same way
-// is replaced by the first. The error is a refusal.List with everything that
+// is replaced by the first. Modules of a kernel become one module, and the order of the
+// packages does not matter. The error is a refusal.List with everything that
 // the packages disagree about.
-func Merge(name, version string, parts []Part) (*pack.Package, error) {
-	m := &merger{out: &pack.Package{
-		Manifest: &manifest.Manifest{Format: manifest.Format, Name: name, Tool: manifest.Tool{Name: "livepatch", Version: version}},
-		Members:  map[string][]byte{},
-	}}
+func Merge(o Options, parts []Part) (*Merged, error) {
+	kernels := 0
 	for _, p := range parts {
 		if p.Package.Manifest.Kernel != nil {
-			m.refuse(refusal.MergeKernel, p.File, "it patches a kernel, and modules are not merged: build one package with all patches")
+			kernels++
 		}
 	}
+	switch kernels {
+	case 0:
+		return mergePrograms(o, parts)
+	case len(parts):
+		return mergeKernels(o, parts)
+	}
+	var list refusal.List
+	for _, p := range parts {
+		if p.Package.Manifest.Kernel != nil {
+			list = append(list, refusal.New(refusal.MergeKernel, p.File, "it patches a kernel, others patch programs: no package does both"))
+		}
+	}
+	return nil, list
+}
+
+func mergePrograms(o Options, parts []Part) (*Merged, error) {
+	m := &merger{out: &pack.Package{
+		Manifest: &manifest.Manifest{Format: manifest.Format, Name: o.Name, Tool: manifest.Tool{Name: "livepatch", Version: o.Version}},
+		Members:  map[string][]byte{},
+	}}
 	// From here on every payload is a patch object of a program.
 	for i := range parts {
 		for k := range parts[i].Package.Manifest.Targets {
@@ -55,7 +98,7 @@ func Merge(name, version string, parts []Part) (*pack.Package, error) {
 	if err := m.out.Manifest.Validate(); err != nil {
 		return nil, fmt.Errorf("make the manifest: %w", err)
 	}
-	return m.out, nil
+	return &Merged{m.out, m.once}, nil
 }
 
 // requirements are what the parts build on, without what is one of them.
@@ -82,6 +125,7 @@ func requirements(parts []Part) (list []manifest.Requirement, err error) {
 type merger struct {
 	out      *pack.Package
 	taken    []*taken // in the order of the targets
+	once     []Once
 	refusals refusal.List
 }
 
@@ -107,8 +151,11 @@ func (m *merger) add(part *Part, t *manifest.Target) error {
 		if !sameFile(old.target, t) {
 			continue
 		}
-		if sameTarget(old.target, t) {
-			return nil // the very same patch of it
+		if sameTarget(old.target, t) { // the very same patch of it
+			for _, f := range kept {
+				m.once = append(m.once, Once{t.Name, f.Name, old.part.File, part.File})
+			}
+			return nil
 		}
 		if kept, err = m.distinct(old, p, part, kept); err != nil {
 			return err
@@ -156,7 +203,9 @@ func (m *merger) distinct(old *taken, p *payload, part *Part, functions []manife
 		}
 		if why != "" {
 			m.refuse(refusal.MergeConflict, p.target.Name+": "+f.Name, "%s and %s %s", old.part.File, part.File, why)
+			continue
 		}
+		m.once = append(m.once, Once{p.target.Name, f.Name, old.part.File, part.File})
 	}
 	return kept, nil
 }
@@ -194,17 +243,23 @@ func (m *merger) shared(old *taken, p *payload, part *Part) {
 	}
 }
 
-// variables lists the variables that a payload brings, by the names in the
-// source: without the number that compilers give static variables of functions,
-// and the one that linking gives to the second of a name.
-func (p *payload) variables() (names []string) {
-	for _, s := range p.obj.Sections {
+// variables lists the variables that a payload brings.
+func (p *payload) variables() []string { return variablesOf(p.code, nil) }
+
+// variablesOf lists the variables of an object less those that are left out, by
+// the names in the source: without the number that compilers give static variables of
+// functions, and the one that linking gives to the second of a name.
+func variablesOf(c *code, leaveOut func(unit) bool) (names []string) {
+	for _, s := range c.obj.Sections {
 		const both = elf.SHF_ALLOC | elf.SHF_WRITE
 		if s.Flags&both != both {
 			continue
 		}
-		for _, u := range p.units[s.Index] {
-			name, _, _ := strings.Cut(u.name, "#")
+		for _, u := range c.units[s.Index] {
+			if leaveOut != nil && leaveOut(u) {
+				continue
+			}
+			name := plainName(u.name)
 			if i := strings.LastIndexByte(name, '.'); i > 0 && strings.Trim(name[i+1:], "0123456789") == "" {
 				name = name[:i]
 			}

@@ -31,7 +31,7 @@ var imports = map[string][]string{
 	"internal/stub":   {"disasm", "elfpatch", "elfpatch/btf", "fentry", "internal/refusal", "internal/safety"},
 	"internal/report": {"elfpatch", "elfpatch/diff", "internal/build", "internal/check", "internal/pack", "internal/refusal", "internal/srcpatch", "manifest",
 		"github.com/ianlancetaylor/demangle"},
-	"internal/compose":  {"elfpatch", "internal/live", "internal/pack", "internal/refusal", "manifest"},
+	"internal/compose":  {"disasm", "elfpatch", "elfpatch/kernel", "internal/kmod", "internal/live", "internal/modcheck", "internal/pack", "internal/refusal", "manifest"},
 	"internal/resolve":  {"elfpatch"},
 	"internal/live":     {},
 	"internal/kimage":   {"elfpatch", "elfpatch/btf", "github.com/klauspost/compress/zstd", "github.com/therootcompany/xz"},

@@ -198,7 +198,7 @@ var Codes = []struct {
 	{SignatureUntrusted, "the package is signed, but not with a key that is required or trusted"},
 	{KeyUnsafe, "somebody else can change or read a key file"},
 	{MergeConflict, "two packages to be merged disagree"},
-	{MergeKernel, "a package to be merged patches a kernel"},
+	{MergeKernel, "packages to be merged cannot become one module of a kernel"},
 	{NotALivepatch, "the file is no livepatch module"},
 	{ModuleFormat, "the file is not laid out as the kernel loads modules"},
 	{KLPFormat, "a livepatch relocation or symbol breaks the format of livepatch modules"},
