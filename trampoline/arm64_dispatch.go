@@ -11,7 +11,8 @@ package trampoline
 // A redirect is b, which keeps no address, so Shared has a stub for each
 // function that loads its key into w16. A replacement is reached by b, or by br
 // through x16, which may land on "bti c"; the rest of an old body is no landing
-// pad and is reached by ret, which needs none.
+// pad and is reached by ret, which needs none; so is whatever a record of Slot
+// holds for other versions than 1, as each may be either.
 //
 // See the Arm ARM, C6.2, and AAELF64 for the relocations.
 
@@ -82,7 +83,8 @@ func arm64SlotHandler() (c Code) {
 	c.arm64LoadVersion(17)
 	c.word(0xf8717a10) // ldr x16, [x16, x17, lsl #3]
 	c.word(0xaa0903fe) // mov x30, x9
-	c.word(0x34000051) // cbz w17, .+8
+	c.word(0x51000631) // sub w17, w17, #1
+	c.word(0x35000051) // cbnz w17, .+8
 	c.word(0xd61f0200) // br x16
 	c.word(0xd65f0200) // ret x16
 	return c

@@ -28,7 +28,7 @@ func arm64Rounds(edits []Edit) ([]Round, error) {
 		word, n := Edit{}, 0
 		for i := 0; i < len(e.New); i += Arm64BranchLen {
 			if end := i + Arm64BranchLen; !bytes.Equal(e.Old[i:end], e.New[i:end]) {
-				word, n = Edit{e.Addr + uint64(i), e.Old[i:end], e.New[i:end]}, n+1
+				word, n = Edit{Addr: e.Addr + uint64(i), Old: e.Old[i:end], New: e.New[i:end]}, n+1
 			}
 		}
 		if n > 1 {

@@ -27,7 +27,8 @@ var Dispatches = []Dispatch{Direct, Gated, Shared, Slot}
 func (d Dispatch) Switched() bool { return d == Gated || d == Slot }
 
 // Versions is how many a record of Slot has room for: version 0 is the old
-// body, 1 the replacement; the others are for patches that come later.
+// body, 1 the replacement; the others hold, for all functions of the patch, what
+// patches that come later make of them.
 const Versions = 4
 
 // Redirected is a function that a patch redirects.

@@ -13,6 +13,7 @@ import (
 type Edit struct {
 	Addr     uint64
 	Old, New []byte
+	Landing  uint64 // x86-64: where a thread goes that meets the breakpoint, if no jump says it
 }
 
 // A Round is a set of writes that may be made in any order. Then every thread

@@ -25,7 +25,7 @@ func rounds(list []Round) string {
 }
 
 func edit(t testing.TB, addr uint64, old, new string) Edit {
-	return Edit{addr, unhex(t, old), unhex(t, new)}
+	return Edit{Addr: addr, Old: unhex(t, old), New: unhex(t, new)}
 }
 
 func TestLiveRounds(t *testing.T) {
@@ -55,6 +55,8 @@ func TestLiveRounds(t *testing.T) {
 			"code at 0x1000 cannot be changed while threads run: it begins with a breakpoint"},
 		{"no jump", x86, []Edit{edit(t, 0x1000, nop, "31c031c090")},
 			"code at 0x1000 cannot be changed while threads run: neither before nor after is it a jump, to which a thread at the breakpoint could be sent"},
+		{"a call", x86, []Edit{{0x1000, unhex(t, nop), unhex(t, "e8fb0f0000"), 0x1005}},
+			"1000 0f>cc | 1001 1f440000>fb0f0000 | 1000 cc>e8"},
 		{"other length", x86, []Edit{edit(t, 0x1000, nop, "e9fb0f000090")},
 			"code at 0x1000 cannot be changed while threads run: 5 bytes would become 6"},
 
@@ -95,7 +97,7 @@ func TestLiveRoundsAreWhole(t *testing.T) {
 	old, jump := unhex(t, "4889f84829d0c3"), unhex(t, "e978563412")
 	refused := 0
 	for addr := uint64(0x1000); addr < 0x1040; addr++ {
-		e := Edit{addr, old[:5], jump}
+		e := Edit{Addr: addr, Old: old[:5], New: jump}
 		list, err := LiveRounds(x86, []Edit{e})
 		if err != nil {
 			refused++
@@ -213,11 +215,11 @@ func TestDivided(t *testing.T) {
 		"0f1f440000": false, "e978563412": false, "ebf9": false, "4883ec08": false,
 		"5589e54883": true, "9090": true, "488d": true, // the last is cut off
 	} {
-		if (Edit{0x1000, unhex(t, text), nil}).Divided(x86) != want {
+		if (Edit{Addr: 0x1000, Old: unhex(t, text)}).Divided(x86) != want {
 			t.Errorf("%s: %v", text, !want)
 		}
 	}
-	if (Edit{0x1000, unhex(t, "1f2003d5"), nil}).Divided(arm64) || !(Edit{0x1000, unhex(t, "1f2003d51f2003d5"), nil}).Divided(arm64) {
+	if (Edit{Addr: 0x1000, Old: unhex(t, "1f2003d5")}).Divided(arm64) || !(Edit{Addr: 0x1000, Old: unhex(t, "1f2003d51f2003d5")}).Divided(arm64) {
 		t.Error("words")
 	}
 }

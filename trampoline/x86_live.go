@@ -32,11 +32,11 @@ func x86Rounds(edits []Edit) ([]Round, error) {
 		if _, ok := x86Landing(e); !ok {
 			return nil, &LiveError{e.Addr, "neither before nor after is it a jump, to which a thread at the breakpoint could be sent"}
 		}
-		first = append(first, Edit{e.Addr, e.Old[:1], []byte{X86Breakpoint}})
+		first = append(first, Edit{Addr: e.Addr, Old: e.Old[:1], New: []byte{X86Breakpoint}})
 		if len(e.New) > 1 {
-			tail = append(tail, Edit{e.Addr + 1, e.Old[1:], e.New[1:]})
+			tail = append(tail, Edit{Addr: e.Addr + 1, Old: e.Old[1:], New: e.New[1:]})
 		}
-		last = append(last, Edit{e.Addr, []byte{X86Breakpoint}, e.New[:1]})
+		last = append(last, Edit{Addr: e.Addr, Old: []byte{X86Breakpoint}, New: e.New[:1]})
 	}
 	if len(edits) == 0 {
 		return nil, nil
@@ -49,7 +49,10 @@ func x86Landing(e Edit) (uint64, bool) {
 	if to, ok := x86Target(e.New, e.Addr); ok {
 		return to, true
 	}
-	return x86Target(e.Old, e.Addr)
+	if to, ok := x86Target(e.Old, e.Addr); ok {
+		return to, true
+	}
+	return e.Landing, e.Landing != 0
 }
 
 // A TrapSite is a breakpoint and where a thread goes that meets it.

@@ -14,6 +14,7 @@ func revertCommand() *cli.Command {
 		Flags: slices.Concat(selectorFlags(), loaderFlags(), switchFlags(), kernelFlags(), []cli.Flag{
 			&cli.StringFlag{Name: "to", Usage: "every patch that was applied after `NAME`"},
 			&cli.BoolFlag{Name: "all", Usage: "every patch; kernel: every livepatch, whoever made it", DisableDefaultText: true},
+			&cli.BoolFlag{Name: "clear-sites", Usage: "also what dispatch slot leaves at the entries of functions", DisableDefaultText: true},
 			jsonFlag(),
 		}),
 		Description: `
@@ -23,7 +24,9 @@ stays mapped, in case something still holds an address in it; status shows it.
 NAME is the name of the patch, as status and inspect show it. A patch on which
 others rest is not taken back without them: --to takes back what came after it,
 --all takes back everything; either is one change, as apply is. With
---switch int3 threads run on, as with apply.
+--switch int3 threads run on, as with apply. Entries that lead through records
+(dispatch slot) stay as they are, and the records lead to the old bodies again;
+--clear-sites takes them away, too, also of a patch that was reverted before.
 
 With --kernel the patch is disabled, and its module is unloaded when no task
 runs its code any more. NAME is that of the package, or of the livepatch as
@@ -35,6 +38,7 @@ Examples:
   livepatch revert fix --pid 4182
   livepatch revert fix --exe /usr/sbin/server
   livepatch revert --to fix-1 --pid 4182
+  livepatch revert fix --clear-sites --pid 4182
   livepatch revert fix --kernel
   livepatch revert --kernel --all`,
 		Action: revert,
@@ -63,6 +67,8 @@ func revert(c *cli.Context) error {
 		return err
 	case kernel && c.String("to") != "":
 		return hintHelp(usageErrorf("--to does not go with --kernel"), c.Command)
+	case kernel && c.Bool("clear-sites"):
+		return hintHelp(usageErrorf("--clear-sites does not go with --kernel"), c.Command)
 	}
 	if kernel {
 		return revertKernel(c, p, args)
@@ -75,7 +81,7 @@ func revert(c *cli.Context) error {
 	if err != nil {
 		return err
 	}
-	what := process.Removal{To: c.String("to"), All: c.Bool("all")}
+	what := process.Removal{To: c.String("to"), All: c.Bool("all"), ClearSites: c.Bool("clear-sites")}
 	if len(args) > 0 {
 		what.Name = args[0]
 	}

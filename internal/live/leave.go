@@ -10,9 +10,9 @@ import (
 // that a patch goes on to use until it is switched. Of a version in a patch
 // that is the whole code of the patch, for the records do not tell which of it
 // only that version uses.
-func Leaving(before, after []*Record, steps []Step) []Range {
+func Leaving(before, after Set, steps []Step) []Range {
 	var list []Range
-	old, top := tops(before), tops(after)
+	old, top := tops(before.Applied), tops(after.Applied)
 	patch := map[*Record]bool{}
 	leave := func(v version) {
 		f := &v.record.Functions[v.function]
@@ -34,8 +34,8 @@ func Leaving(before, after []*Record, steps []Step) []Range {
 			list = append(list, Range{Start: x.Addr, End: x.Addr + x.Size, Name: f.Name + " (outlined)"})
 		}
 	}
-	for _, r := range before {
-		if !slices.Contains(after, r) {
+	for _, r := range before.Applied {
+		if !slices.Contains(after.Applied, r) {
 			patch[r] = true
 		}
 	}
@@ -44,9 +44,17 @@ func Leaving(before, after []*Record, steps []Step) []Range {
 	}
 	for i := range steps {
 		s := &steps[i]
+		if s.Function == Whole && s.Record.Hosts() {
+			list = append(list, s.Record.handler())
+		}
 		list = append(list, Range{Start: s.Addr, End: s.Addr + uint64(len(s.Old)), Name: s.Name()})
 	}
 	return list
+}
+
+// handler is the code of a host that reads its column and the record.
+func (r *Record) handler() Range {
+	return Range{Start: r.Handler.Addr, End: r.Handler.Addr + r.Handler.Size, Name: "handler of " + r.Name}
 }
 
 // CodeRanges is the code of a patch, cut where its functions begin: an address

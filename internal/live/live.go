@@ -19,6 +19,7 @@ const (
 	Preparing State = 1 // mapped, no byte of the target's text is changed
 	Applied   State = 2 // its functions are versions of the target's
 	Reverted  State = 3 // nothing leads to it; the memory stays for threads that may hold its addresses
+	Hosting   State = 4 // none of its replacements is reached, but its redirects are in the text, and its handler and records in use
 )
 
 func (s State) String() string {
@@ -27,14 +28,17 @@ func (s State) String() string {
 		return "preparing"
 	case Applied:
 		return "applied"
-	case Reverted:
+	case Reverted, Hosting:
 		return "reverted"
 	}
 	return fmt.Sprintf("state %d", uint8(s))
 }
 
+// hosts reports whether the redirects of a host are in the text.
+func (s State) hosts() bool { return s == Applied || s == Hosting }
+
 // Known reports whether s is a state that this package defines.
-func (s State) Known() bool { return s >= Preparing && s <= Reverted }
+func (s State) Known() bool { return s >= Preparing && s <= Hosting }
 
 // Phase says how far a change has come. It is one byte of the record that leads
 // the change.
@@ -64,6 +68,9 @@ type Control struct {
 	Next      State // that the patch gets by Change
 	Phase     Phase
 	Prior     State  // that it had before Change; the states are set one after another
+	Column    uint8  // of a host: which of its records' destinations is taken
+	NextCol   uint8  // by Change
+	PriorCol  uint8  // before Change
 	Change    uint64 // a random number
 	Processes uint32 // that Change is about
 	Sequence  uint64 // later patches of a process have higher ones; images of one package the same
@@ -84,6 +91,9 @@ type Record struct {
 	Sizes     [3]uint64  // bytes mapped read-only (this record first), executable, writable; in this order
 	Functions []Function
 	Writes    []Write
+	Slots     []Slot
+	Index     uint64 // address of the byte that holds the column; 0 if it hosts no slot
+	Handler   Extent // that reads it
 }
 
 // Function is one replaced function.
@@ -113,9 +123,9 @@ type Write struct {
 // body. Until it is written calls reach the old bodies, which go on to be used.
 const Whole = -1
 
-// Switched reports whether the patch has such a byte.
+// Switched reports whether the patch has such a byte, or its host one.
 func (r *Record) Switched() bool {
-	return slices.ContainsFunc(r.Writes, func(w Write) bool { return w.Function == Whole })
+	return len(r.Slots) > 0 || slices.ContainsFunc(r.Writes, func(w Write) bool { return w.Function == Whole })
 }
 
 // Size is the number of bytes that the patch occupies.

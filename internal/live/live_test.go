@@ -233,6 +233,6 @@ func FuzzDecode(f *testing.F) {
 		}
 		p := Look(memory{}, []*Record{r})
 		p.Reports(func(Owner) bool { return false })
-		Plan(nil, []*Record{r})
+		Plan(Set{}, applied(r))
 	})
 }

@@ -81,11 +81,13 @@ func Look(mem io.ReaderAt, records []*Record) *Patches {
 	for _, r := range p.Records {
 		if r.Phase != Idle {
 			p.Pending = p.change(r)
-			p.Pending.Places = look(mem, Plan(p.Applied(), p.After()))
+			p.Pending.Places = look(mem, Plan(p.Before(), p.After()))
 			break
 		}
 	}
-	p.Places = look(mem, Plan(nil, p.Active()))
+	p.Places = look(mem, Plan(Set{}, p.set(
+		func(r *Record) bool { return p.before(r) == Applied || p.after(r) == Applied },
+		func(r *Record) bool { return p.before(r).hosts() || p.after(r).hosts() }, p.columnAfter)))
 	return p
 }
 
@@ -114,14 +116,39 @@ func (p *Patches) Applied() []*Record {
 	return p.where(func(r *Record) bool { return p.before(r) == Applied })
 }
 
-// After are the patches that are applied when the pending change is finished.
-func (p *Patches) After() []*Record {
-	return p.where(func(r *Record) bool { return p.after(r) == Applied })
+// Before is what is in force; or was, before the pending change if there is one.
+func (p *Patches) Before() Set {
+	return p.set(
+		func(r *Record) bool { return p.before(r) == Applied },
+		func(r *Record) bool { return p.before(r).hosts() },
+		func(r *Record) uint8 {
+			if p.Changes(r) {
+				return r.PriorCol
+			}
+			return r.Column
+		})
 }
 
-// Active are the patches that may have a part in what runs.
-func (p *Patches) Active() []*Record {
-	return p.where(func(r *Record) bool { return p.before(r) == Applied || p.after(r) == Applied })
+// After is what is in force when the pending change is finished.
+func (p *Patches) After() Set {
+	return p.set(
+		func(r *Record) bool { return p.after(r) == Applied },
+		func(r *Record) bool { return p.after(r).hosts() }, p.columnAfter)
+}
+
+func (p *Patches) columnAfter(r *Record) uint8 {
+	if p.Changes(r) {
+		return r.NextCol
+	}
+	return r.Column
+}
+
+func (p *Patches) set(applied, hosting func(r *Record) bool, column func(r *Record) uint8) Set {
+	s := Set{Applied: p.where(applied)}
+	for _, r := range p.where(func(r *Record) bool { return r.Hosts() && hosting(r) }) {
+		s.Hosts = append(s.Hosts, Host{r, column(r)})
+	}
+	return s
 }
 
 func (p *Patches) before(r *Record) State {
@@ -184,8 +211,8 @@ func (p *Patches) NextSequence() uint64 {
 func (p *Patches) Pristine(mem io.ReaderAt) io.ReaderAt {
 	list := slices.Clone(p.Places)
 	if p.Pending != nil {
-		list = append(list, look(mem, Plan(nil, p.Applied()))...)
-		list = append(list, look(mem, Plan(nil, p.After()))...)
+		list = append(list, look(mem, Plan(Set{}, p.Before()))...)
+		list = append(list, look(mem, Plan(Set{}, p.After()))...)
 	}
 	list = slices.DeleteFunc(list, func(s Place) bool { return s.Holds != HoldsNew && s.Holds != HoldsTorn })
 	return pristine{mem, list}

@@ -16,25 +16,27 @@ import (
 //	24   4  CRC-32 (IEEE) of the body
 //	28   4  zero
 //	32  48  control: state, next state, phase, prior state (1 byte each); processes (4);
-//	        change, sequence (8 each); owner's number, zero (4 each), start,
-//	        namespace (8 each)
+//	        change, sequence (8 each); owner's number (4); column, next and prior
+//	        column, zero (1 each); owner's start, namespace (8 each)
 //	80   …  body: base, bias, three sizes (8 bytes each); digest (32); name,
-//	        target, build-id; digests required; functions; writes. Byte strings
-//	        and lists start with their length in 4 bytes.
+//	        target, build-id; digests required; functions; writes; slots; index,
+//	        handler's address and size (8 each). Byte strings and lists start
+//	        with their length in 4 bytes.
 //
 // The control is outside the checksum: it changes alone. It lies within a page,
 // so that a write of it by the kernel is never cut by the death of the writer.
 const (
 	magic         = "\x7fLIVEPATCH\x00\xd1\x9e\x5c\x0a\x01"
-	recordVersion = 2
+	recordVersion = 3
 	headerSize    = 80
 
 	// ControlOffset and ControlSize are the place of the control in a record;
-	// StateOffset and PhaseOffset those of two bytes in it.
+	// StateOffset, PhaseOffset and ColumnOffset those of bytes in it.
 	ControlOffset = 32
 	ControlSize   = headerSize - ControlOffset
 	StateOffset   = ControlOffset
 	PhaseOffset   = ControlOffset + 2
+	ColumnOffset  = ControlOffset + 28
 
 	// MaxRecord bounds the bytes of a record.
 	MaxRecord = 64 << 20
@@ -78,6 +80,14 @@ func (r *Record) Encode() []byte {
 		b = appendBytes(b, w.Old)
 		b = appendBytes(b, w.New)
 	}
+	b = le.AppendUint32(b, uint32(len(r.Slots)))
+	for _, s := range r.Slots {
+		b = le.AppendUint32(b, uint32(s.Function))
+		b = le.AppendUint64(le.AppendUint64(b, s.Host), s.Record)
+	}
+	for _, v := range []uint64{r.Index, r.Handler.Addr, r.Handler.Size} {
+		b = le.AppendUint64(b, v)
+	}
 	le.PutUint32(b[20:], uint32(len(b)-headerSize))
 	le.PutUint32(b[24:], crc32.ChecksumIEEE(b[headerSize:]))
 	return b
@@ -89,7 +99,8 @@ func (c *Control) Encode() []byte {
 	b = le.AppendUint32(b, c.Processes)
 	b = le.AppendUint64(b, c.Change)
 	b = le.AppendUint64(b, c.Sequence)
-	b = le.AppendUint64(b, uint64(c.Owner.PID))
+	b = le.AppendUint32(b, c.Owner.PID)
+	b = append(b, c.Column, c.NextCol, c.PriorCol, 0)
 	b = le.AppendUint64(b, c.Owner.Start)
 	return le.AppendUint64(b, c.Owner.Namespace)
 }
@@ -99,7 +110,10 @@ func decodeControl(b []byte) (c Control, err error) {
 	d := decoder{b: b[4:ControlSize]}
 	c = Control{State: State(b[0]), Next: State(b[1]), Phase: Phase(b[2]), Prior: State(b[3])}
 	c.Processes, c.Change, c.Sequence = d.u32(), d.u64(), d.u64()
-	c.Owner = Owner{PID: uint32(d.u64()), Start: d.u64(), Namespace: d.u64()}
+	c.Owner.PID = d.u32()
+	columns := d.take(4)
+	c.Column, c.NextCol, c.PriorCol = columns[0], columns[1], columns[2]
+	c.Owner.Start, c.Owner.Namespace = d.u64(), d.u64()
 	switch {
 	case !c.State.Known():
 		err = fmt.Errorf("patch record: %v is unknown", c.State)
@@ -109,6 +123,8 @@ func decodeControl(b []byte) (c Control, err error) {
 		err = fmt.Errorf("patch record: %v is unknown", c.Prior)
 	case !c.Phase.Known() || c.Phase != Idle && (c.Next == 0 || c.Prior == 0):
 		err = fmt.Errorf("patch record: phase %d is unknown or leads nowhere", c.Phase)
+	case max(c.Column, c.NextCol, c.PriorCol) >= Columns:
+		err = fmt.Errorf("patch record: no column %d", max(c.Column, c.NextCol, c.PriorCol))
 	}
 	return c, err
 }
@@ -142,7 +158,7 @@ func Decode(b []byte) (*Record, error) {
 	}
 	copy(r.Digest[:], d.take(len(r.Digest)))
 	r.Name, r.Target, r.BuildID = string(d.bytes()), string(d.bytes()), d.bytes()
-	const digestSize, leastFunction, extentSize, leastWrite = 32, 40, 16, 20
+	const digestSize, leastFunction, extentSize, leastWrite, slotSize = 32, 40, 16, 20, 20
 	for range d.count(digestSize) {
 		r.Requires = append(r.Requires, [digestSize]byte(d.take(digestSize)))
 	}
@@ -156,6 +172,10 @@ func Decode(b []byte) (*Record, error) {
 	for range d.count(leastWrite) {
 		r.Writes = append(r.Writes, Write{int(int32(d.u32())), d.u64(), d.bytes(), d.bytes()})
 	}
+	for range d.count(slotSize) {
+		r.Slots = append(r.Slots, Slot{int(int32(d.u32())), d.u64(), d.u64()})
+	}
+	r.Index, r.Handler.Addr, r.Handler.Size = d.u64(), d.u64(), d.u64()
 	if d.short || len(d.b) != 0 {
 		return nil, fmt.Errorf("patch record: the body is cut short or too long")
 	}
@@ -198,6 +218,14 @@ func (r *Record) check() error {
 		if w.Function < Whole || w.Function >= len(r.Functions) || len(w.Old) != len(w.New) || w.Addr+uint64(len(w.Old)) < w.Addr {
 			return fmt.Errorf("patch record: write %d contradicts itself", i)
 		}
+	}
+	for i, s := range r.Slots {
+		if s.Function < 0 || s.Function >= len(r.Functions) || s.Record+Columns*8 < s.Record {
+			return fmt.Errorf("patch record: slot %d contradicts itself", i)
+		}
+	}
+	if r.Handler.Addr+r.Handler.Size < r.Handler.Addr {
+		return fmt.Errorf("patch record: its handler wraps around")
 	}
 	return nil
 }

@@ -13,6 +13,7 @@ type Report struct {
 	Writes    int              `json:"writes"`            // of the patch; of the whole change if interrupted or changing
 	Written   int              `json:"written"`           // that are in memory
 	Foreign   int              `json:"foreign,omitempty"` // places that somebody else has overwritten
+	Hosts     bool             `json:"hosts,omitempty"`   // its redirects are in the text and lead through its records, by whatever is applied or to the old bodies
 	Digest    string           `json:"digest"`
 	Requires  []string         `json:"requires"` // digests of the packages that it builds on
 	Sequence  uint64           `json:"sequence"` // patches of a process are applied in this order; images of one package have the same
@@ -61,10 +62,10 @@ func (p *Patches) Reports(alive func(Owner) bool) []Report {
 				out.State = "changing"
 			}
 			out.Writes, out.Written = len(p.Pending.Places), p.Pending.Written()
-		case r.State == Applied:
+		case r.State.hosts():
 			out.Written = out.Writes
 		}
-		if out.Foreign = p.Foreign(r); r.State == Applied && !p.Changes(r) {
+		if out.Foreign = p.Foreign(r); r.State.hosts() && !p.Changes(r) {
 			out.Written -= out.Foreign
 		}
 		list = append(list, out)
@@ -76,6 +77,10 @@ func (r *Record) report() Report {
 	out := Report{
 		Name: r.Name, State: r.State.String(), Writes: len(r.Writes), Digest: hex.EncodeToString(r.Digest[:]), Requires: []string{},
 		Sequence: r.Sequence, Target: r.Target, BuildID: hex.EncodeToString(r.BuildID), Base: r.Base, Size: r.Size(), Functions: []ReportFunction{},
+	}
+	if r.Hosts() {
+		out.Writes++
+		out.Hosts = r.State.hosts()
 	}
 	for _, d := range r.Requires {
 		out.Requires = append(out.Requires, hex.EncodeToString(d[:]))
@@ -89,7 +94,7 @@ func (r *Record) report() Report {
 // Report returns what is told of the change.
 func (c *Change) Report(alive bool) *ChangeReport {
 	out := &ChangeReport{
-		Kind: c.kind(), Phase: "begun", Patches: names(c.Members), Writes: len(c.Places), Written: c.Written(),
+		Kind: c.kind(), Phase: "begun", Patches: names(c.Subjects()), Writes: len(c.Places), Written: c.Written(),
 		Processes: int(c.Leader.Processes), Loader: c.Leader.Owner.PID, Alive: alive,
 	}
 	if c.Leader.Phase == Committed {
@@ -98,9 +103,14 @@ func (c *Change) Report(alive bool) *ChangeReport {
 	return out
 }
 
+// Subjects are the patches that come or go. Others may lend them their records.
+func (c *Change) Subjects() []*Record {
+	return slices.DeleteFunc(slices.Clone(c.Members), func(r *Record) bool { return r.Next == r.Prior })
+}
+
 func (c *Change) kind() string {
-	comes := slices.ContainsFunc(c.Members, func(r *Record) bool { return r.Next == Applied })
-	goes := slices.ContainsFunc(c.Members, func(r *Record) bool { return r.Next != Applied })
+	comes := slices.ContainsFunc(c.Members, func(r *Record) bool { return r.Next == Applied && r.Prior != Applied })
+	goes := slices.ContainsFunc(c.Members, func(r *Record) bool { return r.Next != Applied && r.Prior == Applied })
 	switch {
 	case comes && goes:
 		return "retarget"
@@ -127,6 +137,9 @@ func (r *Report) Condition() string {
 	text := r.State
 	if text == "interrupted" || text == "changing" {
 		text += fmt.Sprintf(" %d of %d", r.Written, r.Writes)
+	}
+	if r.Hosts && text == "reverted" {
+		text += ", its sites stay"
 	}
 	if r.Foreign > 0 {
 		text += fmt.Sprintf(", %d overwritten", r.Foreign)

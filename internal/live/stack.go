@@ -68,23 +68,47 @@ func (t text) get(addr uint64, n int) []byte {
 	return b
 }
 
+// A Set is what of patches is in force in a process: those that are applied, and
+// those whose redirects are in its text for others to use.
+type Set struct {
+	Applied []*Record
+	Hosts   []Host // applied or not
+}
+
+// Top returns the version that calls of a function reach, given by the address of
+// the original; nil if that is the original.
+func (s Set) Top(old uint64) *Function {
+	if v, ok := tops(s.Applied)[old]; ok {
+		return &v.record.Functions[v.function]
+	}
+	return nil
+}
+
 // redirects calls do for the writes that make up a set of patches: of each
-// function those of its latest version, in the order of writing.
-func redirects(set []*Record, do func(r *Record, w *Write)) {
-	top := tops(set)
-	for _, r := range byAge(set) {
+// function those of its latest version, in the order of writing, then those of
+// hosts. The latter come beneath: text that both write is that of the former.
+func (s Set) redirects(do func(r *Record, w *Write)) {
+	top := tops(s.Applied)
+	for _, r := range byAge(s.Applied) {
 		for i := range r.Writes {
 			w := &r.Writes[i]
-			if w.Function != Whole && top[r.Functions[w.Function].Old] == (version{r, w.Function}) {
+			if w.Function != Whole && top[r.Functions[w.Function].Old] == (version{r, w.Function}) && r.Slot(w.Function) == nil {
 				do(r, w)
+			}
+		}
+	}
+	for _, h := range s.Hosts {
+		for i := range h.Writes {
+			if w := &h.Writes[i]; w.Function != Whole && h.Slot(w.Function) != nil {
+				do(h.Record, w)
 			}
 		}
 	}
 }
 
 // switches calls do for the writes that switch the patches of a set.
-func switches(set []*Record, do func(r *Record, w *Write)) {
-	for _, r := range byAge(set) {
+func (s Set) switches(do func(r *Record, w *Write)) {
+	for _, r := range byAge(s.Applied) {
 		for i := range r.Writes {
 			if w := &r.Writes[i]; w.Function == Whole {
 				do(r, w)
@@ -93,7 +117,34 @@ func switches(set []*Record, do func(r *Record, w *Write)) {
 	}
 }
 
-// Plan returns the writes that lead from one set of applied patches to another,
+// columns calls do for the bytes that hosts switch by, of those that another set
+// has, or that it has not.
+func (s Set) columns(other Set, common bool, do func(r *Record, w *Write)) {
+	for _, h := range s.Hosts {
+		has := slices.ContainsFunc(other.Hosts, func(o Host) bool { return o.Record == h.Record })
+		if has == common {
+			do(h.Record, &Write{Function: Whole, Addr: h.Index, Old: []byte{0}, New: []byte{h.Column}})
+		}
+	}
+}
+
+// all calls do for every write of a set. Where several write the same bytes, the
+// last is what stands there.
+func (s Set) all(do func(r *Record, w *Write)) {
+	type write struct {
+		r *Record
+		w *Write
+	}
+	var list []write
+	s.redirects(func(r *Record, w *Write) { list = append(list, write{r, w}) })
+	for _, x := range slices.Backward(list) {
+		do(x.r, x.w)
+	}
+	s.switches(do)
+	s.columns(Set{}, false, do)
+}
+
+// Plan returns the writes that lead from one set of patches to another,
 // in an order in which every function is old or new at any time. A function
 // that has a version before and after goes from one to the other at once: it is
 // never what the file holds in between, and its redirect is used again. What
@@ -101,59 +152,68 @@ func switches(set []*Record, do func(r *Record, w *Write)) {
 //
 // Patches that switch are switched last, so that all their functions come at
 // once, and back first; but before their redirects where one of those takes the
-// place of another patch's, which leads to no old body.
-func Plan(before, after []*Record) []Step {
-	have := text{}
-	for _, r := range slices.Concat(before, after) {
-		for _, w := range r.Writes {
-			have.put(w.Addr, w.Old)
+// place of another patch's, which leads to no old body. A host that stays is
+// switched first of all: what its records say is looked at only by calls that
+// come through them.
+func Plan(before, after Set) []Step {
+	p := planner{have: text{}, want: text{}, kept: map[uint64]bool{}}
+	file := func(_ *Record, w *Write) { p.have.put(w.Addr, w.Old); p.want.put(w.Addr, w.Old) }
+	before.all(file)
+	after.all(file)
+	before.all(func(_ *Record, w *Write) { p.have.put(w.Addr, w.New) })
+	after.all(func(_ *Record, w *Write) { p.want.put(w.Addr, w.New) })
+	after.columns(before, true, p.keep)
+	coming := func() { after.switches(p.keep); after.columns(before, false, p.keep) }
+	switch {
+	case haveCommon(tops(before.Applied), tops(after.Applied)):
+		coming()
+		after.redirects(p.keep)
+	default:
+		after.redirects(p.keep)
+		coming()
+	}
+	before.redirects(p.leave)
+	before.switches(p.leave)
+	before.columns(after, false, p.leave)
+	for _, s := range slices.Backward(p.gone) {
+		p.step(s.Record, s.Function, s.Addr, s.New)
+	}
+	return p.steps
+}
+
+// planner collects the steps of a Plan.
+type planner struct {
+	have, want text // now, on the way, and in the end
+	kept       map[uint64]bool
+	steps      []Step
+	gone       []Step // of what goes, the first one last
+}
+
+func (p *planner) step(r *Record, function int, addr uint64, to []byte) {
+	if old := p.have.get(addr, len(to)); !bytes.Equal(old, to) {
+		p.steps = append(p.steps, Step{r, function, addr, old, to})
+		p.have.put(addr, to)
+	}
+}
+
+// keep makes a write of the set after.
+func (p *planner) keep(r *Record, w *Write) {
+	p.step(r, w.Function, w.Addr, p.want.get(w.Addr, len(w.New)))
+	for i := range w.New {
+		p.kept[w.Addr+uint64(i)] = true
+	}
+}
+
+// leave notes what of a write of the set before is to be taken back.
+func (p *planner) leave(r *Record, w *Write) {
+	for lo, hi := 0, 0; lo < len(w.Old); lo = hi + 1 {
+		for hi = lo; hi < len(w.Old) && !p.kept[w.Addr+uint64(hi)]; hi++ {
+		}
+		if hi > lo {
+			addr := w.Addr + uint64(lo)
+			p.gone = append(p.gone, Step{Record: r, Function: w.Function, Addr: addr, New: p.want.get(addr, hi-lo)})
 		}
 	}
-	file := text{}
-	for addr, b := range have {
-		file[addr] = b
-	}
-	hold := func(_ *Record, w *Write) { have.put(w.Addr, w.New) }
-	redirects(before, hold)
-	switches(before, hold)
-	var steps []Step
-	step := func(r *Record, function int, addr uint64, to []byte) {
-		if old := have.get(addr, len(to)); !bytes.Equal(old, to) {
-			steps = append(steps, Step{r, function, addr, old, to})
-			have.put(addr, to)
-		}
-	}
-	kept := map[uint64]bool{} // bytes of redirects
-	keep := func(r *Record, w *Write) {
-		step(r, w.Function, w.Addr, w.New)
-		for i := range w.New {
-			kept[w.Addr+uint64(i)] = true
-		}
-	}
-	order := []func([]*Record, func(*Record, *Write)){redirects, switches}
-	if haveCommon(tops(before), tops(after)) {
-		slices.Reverse(order)
-	}
-	for _, each := range order {
-		each(after, keep)
-	}
-	var gone []Step
-	leave := func(r *Record, w *Write) {
-		for lo, hi := 0, 0; lo < len(w.Old); lo = hi + 1 {
-			for hi = lo; hi < len(w.Old) && !kept[w.Addr+uint64(hi)]; hi++ {
-			}
-			if hi > lo {
-				addr := w.Addr + uint64(lo)
-				gone = append(gone, Step{Record: r, Function: w.Function, Addr: addr, New: file.get(addr, hi-lo)})
-			}
-		}
-	}
-	redirects(before, leave)
-	switches(before, leave)
-	for _, s := range slices.Backward(gone) {
-		step(s.Record, s.Function, s.Addr, s.New)
-	}
-	return steps
 }
 
 // haveCommon reports whether a function has a version in both.

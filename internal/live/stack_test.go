@@ -42,6 +42,8 @@ func switched(name string, sequence uint64, functions string) *Record {
 	return r
 }
 
+func applied(list ...*Record) Set { return Set{Applied: list} }
+
 func TestPlan(t *testing.T) {
 	gate, other := switched("gate", 5, "fg"), switched("other", 6, "f")
 	a, b := patchOf("a", 1, "fg"), patchOf("b", 2, "f")
@@ -76,7 +78,7 @@ func TestPlan(t *testing.T) {
 	} {
 		t.Run(tc.name, func(t *testing.T) {
 			var list []string
-			for _, s := range Plan(tc.before, tc.after) {
+			for _, s := range Plan(applied(tc.before...), applied(tc.after...)) {
 				list = append(list, fmt.Sprintf("%s %s %x:%x>%x", s.Record.Name, s.Name(), s.Addr, s.Old, s.New))
 			}
 			if got := strings.Join(list, "; "); got != tc.want {
@@ -115,15 +117,15 @@ func TestPlanAlwaysArrives(t *testing.T) {
 	for from := range 1 << len(all) {
 		for to := range 1 << len(all) {
 			m, want := file(), file()
-			for _, s := range Plan(nil, subset(from)) {
+			for _, s := range Plan(Set{}, applied(subset(from)...)) {
 				m.put(s.Addr, s.New)
 			}
-			for _, s := range Plan(nil, subset(to)) {
+			for _, s := range Plan(Set{}, applied(subset(to)...)) {
 				want.put(s.Addr, s.New)
 			}
 			begin := [2]string{entry(m, 0x100), entry(m, 0x200)}
 			end := [2]string{entry(want, 0x100), entry(want, 0x200)}
-			for _, s := range Plan(subset(from), subset(to)) {
+			for _, s := range Plan(applied(subset(from)...), applied(subset(to)...)) {
 				if !slices.Equal(m.get(s.Addr, len(s.Old)), s.Old) {
 					t.Fatalf("%04b to %04b: step at %#x expects %x", from, to, s.Addr, s.Old)
 				}
@@ -210,7 +212,7 @@ func TestLeaving(t *testing.T) {
 		{"nothing", []*Record{a}, []*Record{a}, ""},
 	} {
 		var list []string
-		for _, r := range Leaving(tc.before, tc.after, Plan(tc.before, tc.after)) {
+		for _, r := range Leaving(applied(tc.before...), applied(tc.after...), Plan(applied(tc.before...), applied(tc.after...))) {
 			list = append(list, fmt.Sprintf("%s %x-%x", r.Name, r.Start, r.End))
 		}
 		slices.Sort(list)

@@ -30,11 +30,16 @@ func Retarget(pids []int, pkg *pack.Package, opt Options) (*Result, error) {
 	return transact(pids, pkg, takeAll, opt)
 }
 
-// A removal says which of the applied patches of a process go.
-type removal func(p *proc) ([]*live.Record, error)
+// A removal says which of the patches of a process go, and how.
+type removal struct {
+	of    func(p *proc) ([]*live.Record, error)
+	clear bool // redirects that lead through records go, too
+}
 
-func keepAll(*proc) ([]*live.Record, error)   { return nil, nil }
-func takeAll(p *proc) ([]*live.Record, error) { return p.patches.Applied(), nil }
+var (
+	keepAll = removal{of: func(*proc) ([]*live.Record, error) { return nil, nil }}
+	takeAll = removal{of: func(p *proc) ([]*live.Record, error) { return p.patches.Applied(), nil }}
+)
 
 // transact changes processes: a package comes (nil for none), patches go. If
 // another loader, or new processes, come between, it starts again.
@@ -84,7 +89,10 @@ func attempt(pids []int, pkg *pack.Package, goes removal, deadline time.Time, op
 	// From here on the patch is in place and nothing leads to it.
 	opt.at("mapped")
 	for _, p := range procs {
-		c.add(p, plan.members(p))
+		err = errors.Join(err, c.add(p, plan.members(p)))
+	}
+	if err != nil {
+		return nil, abort(procs, plan.installs, &ApplyError{"prepare", Unchanged, err}, opt)
 	}
 	opt.progress("stopping the target", 0, 0)
 	if err := c.commit(deadline); err != nil {
@@ -100,15 +108,20 @@ func attempt(pids []int, pkg *pack.Package, goes removal, deadline time.Time, op
 type plan struct {
 	installs []*installation
 	leaving  map[*proc][]*live.Record
+	clear    bool // of what leaves, the redirects too that lead through its records
 }
 
 func (x *plan) members(p *proc) []*member {
 	var list []*member
 	for _, in := range of(p, x.installs) {
-		list = append(list, &member{record: &in.record, was: in.was, next: live.Applied, mapped: in.mapped || in.reused, fill: in.data})
+		list = append(list, &member{record: &in.record, was: in.was, next: live.Applied, mapped: in.mapped || in.reused, fill: in.data, data: in.memory[partWrite]})
 	}
 	for _, r := range x.leaving[p] {
-		list = append(list, &member{record: r, was: r.Control, next: live.Reverted, mapped: true})
+		next := live.Reverted
+		if r.Hosts() && !x.clear {
+			next = live.Hosting
+		}
+		list = append(list, &member{record: r, was: r.Control, next: next, mapped: true})
 	}
 	return list
 }
@@ -148,7 +161,7 @@ func openAll(pids []int, opt *Options) (procs []*proc, seen []int, err error) {
 // prepareAll finds out for each process what goes, and prepares what comes.
 // Reasons against it are collected over all of them.
 func prepareAll(procs []*proc, pkg *pack.Package, goes removal) (*plan, error) {
-	x := &plan{leaving: map[*proc][]*live.Record{}}
+	x := &plan{leaving: map[*proc][]*live.Record{}, clear: goes.clear}
 	var reasons refusal.List
 	for _, p := range procs {
 		leaving, err := p.leaving(goes)
@@ -176,7 +189,7 @@ func (p *proc) leaving(goes removal) ([]*live.Record, error) {
 	if c := p.patches.Pending; c != nil {
 		return nil, p.pending(c)
 	}
-	return goes(p)
+	return goes.of(p)
 }
 
 // pending says that a loader has begun a change and not ended it.
@@ -265,7 +278,7 @@ func retire(list []*installation, err error) error {
 		return err
 	}
 	for _, in := range list {
-		if in.mapped || in.reused {
+		if (in.mapped || in.reused) && in.was.State != live.Hosting {
 			e := in.p.setState(&in.record, live.Reverted)
 			if e != nil && !errors.Is(in.p.orEnded(e), errEnded) {
 				err = errors.Join(err, e)

@@ -164,6 +164,14 @@ func ofText(list []live.Step) []live.Step {
 	return slices.DeleteFunc(slices.Clone(list), func(s live.Step) bool { return s.Function == live.Whole })
 }
 
+// present leaves out the steps in memory that is filled when the change begins.
+func (x *part) present() []live.Step {
+	return slices.DeleteFunc(slices.Clone(x.steps), func(s live.Step) bool {
+		filled := func(m *member) bool { return m.record == s.Record && m.fill != nil && m.was.State != live.Hosting }
+		return s.Function == live.Whole && slices.ContainsFunc(x.members, filled)
+	})
+}
+
 // sites compares what stands at the places of steps with what must be there.
 func (p *proc) sites(mem io.ReaderAt, list []live.Step) refusal.List {
 	var bad refusal.List

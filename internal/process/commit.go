@@ -54,8 +54,12 @@ type member struct {
 	record *live.Record
 	was    live.Control // what the target's memory holds of the record's control
 	next   live.State
+	column uint8  // that it takes then, if it hosts slots
 	mapped bool   // the record is in the target's memory
 	fill   []byte // what its writable part is to hold; nil if it holds that
+	data   []byte // what that holds of one that comes
+	cells  []cell // of its records, to be written before the change begins
+	lent   bool   // it neither comes nor goes: only its column changes
 }
 
 // The stages of one try.
@@ -66,17 +70,21 @@ const (
 )
 
 // add plans what leads a process to another set of applied patches.
-func (c *change) add(p *proc, members []*member) {
+func (c *change) add(p *proc, members []*member) error {
 	x := &part{p: p, members: members}
-	before, after := p.patches.Applied(), x.after()
+	if err := x.columns(); err != nil {
+		return err
+	}
+	before, after := p.patches.Before(), x.after()
 	x.steps = live.Plan(before, after)
 	leaving := live.Leaving(before, after, x.steps)
-	for _, m := range members {
+	for _, m := range x.members {
 		if m.fill != nil { // nobody may be using the variables
 			leaving = append(leaving, m.record.CodeRanges()...)
 		}
 	}
 	c.addPart(x, leaving)
+	return nil
 }
 
 func (c *change) addPart(x *part, leaving []live.Range) {
@@ -175,11 +183,12 @@ func (c *change) check(limit time.Time) error {
 		if err := x.p.alone(x.members); err != nil {
 			return err
 		}
-		steps := x.steps
+		steps := x.present()
 		if c.opt.DryRun {
 			steps = ofText(steps)
 		}
 		list = append(list, x.p.sites(x.p.mem, steps)...)
+		list = append(list, x.hosted()...)
 	}
 	if err := list.Err(); err != nil {
 		return err
@@ -291,8 +300,14 @@ func (c *change) begin() error {
 					return err
 				}
 			}
+			for _, cell := range m.cells {
+				if err := x.p.writeVerified(cell.bytes(), cell.addr, x.p.anyThread()); err != nil {
+					return err
+				}
+			}
 			control := m.record.Control
 			control.Next, control.Prior, control.Phase = m.next, control.State, live.Idle
+			control.NextCol, control.PriorCol = m.column, control.Column
 			control.Change, control.Owner, control.Processes = id, owner, uint32(len(c.parts))
 			if err := x.p.writeVerified(control.Encode(), m.record.Base+live.ControlOffset, x.p.anyThread()); err != nil {
 				return err
@@ -316,6 +331,9 @@ func (c *change) end() error {
 	for _, x := range c.parts {
 		for _, m := range x.members {
 			if err := x.p.setState(m.record, m.next); err != nil {
+				return err
+			}
+			if err := x.p.setColumn(m); err != nil {
 				return err
 			}
 		}
@@ -416,6 +434,9 @@ func (c *change) result() *Result {
 		out := Patched{PID: x.p.pid, Threads: c.counts[x.p]}
 		for _, m := range x.members {
 			out.Images = append(out.Images, x.image(m, c.opt.DryRun))
+			if m.lent {
+				continue
+			}
 			names := &r.Applied
 			if m.next != live.Applied {
 				names = &r.Reverted
@@ -441,7 +462,7 @@ func (c *change) unpatched() []string {
 	names := []string{}
 	x := c.parts[0]
 	still := map[uint64]bool{}
-	for _, r := range x.after() {
+	for _, r := range x.after().Applied {
 		for _, f := range r.Functions {
 			still[f.Old] = true
 		}
@@ -456,14 +477,17 @@ func (c *change) unpatched() []string {
 	return names
 }
 
-// after are the patches that the change leaves applied.
-func (x *part) after() []*live.Record {
-	after := x.p.patches.Applied()
+// after is what is in force when the change is made.
+func (x *part) after() live.Set {
+	after := x.p.patches.Before()
 	for _, m := range x.members {
+		after.Applied = slices.DeleteFunc(after.Applied, func(r *live.Record) bool { return r == m.record })
+		after.Hosts = slices.DeleteFunc(after.Hosts, func(h live.Host) bool { return h.Record == m.record })
 		if m.next == live.Applied {
-			after = append(after, m.record)
-		} else {
-			after = slices.DeleteFunc(after, func(r *live.Record) bool { return r == m.record })
+			after.Applied = append(after.Applied, m.record)
+		}
+		if m.record.Hosts() && (m.next == live.Applied || m.next == live.Hosting) {
+			after.Hosts = append(after.Hosts, live.Host{Record: m.record, Column: m.column})
 		}
 	}
 	return after

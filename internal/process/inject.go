@@ -364,6 +364,9 @@ func (in *injection) toSyscallStop() error {
 // end lets the thread return through the frame and checks that it is what it
 // was before.
 func (in *injection) end() error {
+	if !in.t.stopped { // it was not in time, and is on its way
+		return nil
+	}
 	err := in.toSyscallStop()
 	if err == nil {
 		err = in.onItsWay()

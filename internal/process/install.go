@@ -32,6 +32,9 @@ type installation struct {
 	imports  map[string]uint64
 	window   window
 	record   live.Record
+	writes   []live.Write  // of all redirects; hosted functions need none
+	hosted   map[int]bool  // functions that an earlier patch hosts
+	guest    bool          // it hosts no function that a patch of the process hosts, itself included
 	was      live.Control  // of the record in the target
 	mapped   bool          // by this loader
 	reused   bool          // mapped by an earlier one, for the same patch
@@ -178,17 +181,27 @@ func (in *installation) fillRecord(m *manifest.Manifest, digest [32]byte) error 
 		}
 		in.record.Functions = append(in.record.Functions, g)
 	}
+	in.writes = nil
 	for i := range t.Writes {
 		w := &t.Writes[i]
-		in.record.Writes = append(in.record.Writes, live.Write{
+		in.writes = append(in.writes, live.Write{
 			Function: w.Function, Addr: bias + w.Address,
 			Old: bytes.Clone(w.Expected), New: make([]byte, w.Length),
 		})
 	}
-	if t.Version() != "" {
+	in.findSlots()
+	in.record.Writes = in.ownWrites()
+	if t.Version() != "" && t.Dispatch() != manifest.DispatchSlot {
 		in.record.Writes = append(in.record.Writes, live.Write{Function: live.Whole, Old: []byte{0}, New: []byte{1}})
 	}
 	return nil
+}
+
+// ownWrites are those of functions that no other patch hosts.
+func (in *installation) ownWrites() []live.Write {
+	return slices.DeleteFunc(slices.Clone(in.writes), func(w live.Write) bool {
+		return in.hosted[w.Function]
+	})
 }
 
 // claims compares the patch with those that stay applied, and refuses one that
@@ -224,7 +237,11 @@ func (in *installation) required(digest [32]byte) string {
 // package was made against.
 func (in *installation) bytesExpected() refusal.List {
 	pristine := in.p.patches.Pristine(in.p.mem)
-	list := in.p.sites(pristine, ofText(live.Plan(nil, []*live.Record{&in.record})))
+	var steps []live.Step
+	for _, w := range in.writes {
+		steps = append(steps, live.Step{Record: &in.record, Function: w.Function, Addr: w.Addr, Old: w.Old, New: w.New})
+	}
+	list := in.p.sites(pristine, steps)
 	if len(list) > 0 {
 		return list
 	}
@@ -283,15 +300,15 @@ func (p *proc) main() *resolve.Image { return resolve.Main(p.images, p.entry) }
 
 func (in *installation) sites() []uint64 {
 	var list []uint64
-	for i := range in.target.Writes {
-		list = append(list, in.record.Writes[i].Addr)
+	for i := range in.writes {
+		list = append(list, in.writes[i].Addr)
 	}
 	return list
 }
 
 // candidates are the addresses at which the patch could be mapped now.
 func (in *installation) candidates() []uint64 {
-	return candidates(in.p.maps, in.window, in.record.Size(), in.record.Writes[0].Addr)
+	return candidates(in.p.maps, in.window, in.record.Size(), in.writes[0].Addr)
 }
 
 func (in *installation) outOfReach() error {
@@ -319,16 +336,13 @@ func (in *installation) link(base uint64) error {
 		in.record.Functions[i].New, _, _ = in.layout.symbol(in.target.Functions[i].Replacement, base)
 	}
 	for i := range in.target.Writes {
-		if err := in.fill(&in.target.Writes[i], &in.record.Writes[i]); err != nil {
+		if err := in.fill(&in.target.Writes[i], &in.writes[i]); err != nil {
 			return fmt.Errorf("%s: %w", in.where(), err)
 		}
 	}
-	if name := in.target.Version(); name != "" {
-		addr, _, ok := in.layout.symbol(name, base)
-		if !ok {
-			return fmt.Errorf("%s: the payload lacks %s", in.where(), name)
-		}
-		in.record.Writes[len(in.record.Writes)-1].Addr = addr
+	copy(in.record.Writes, in.ownWrites()) // behind them is that of the version, if there is one
+	if err := in.placePieces(); err != nil {
+		return fmt.Errorf("%s: %w", in.where(), err)
 	}
 	copy(memory[partRead], in.record.Encode())
 	in.memory = memory
@@ -344,7 +358,7 @@ func (in *installation) dispatched() error {
 		return b[:got]
 	}
 	now := patched{old: old, in: in, written: map[uint64]byte{}}
-	for _, w := range in.record.Writes {
+	for _, w := range in.writes {
 		for i, v := range w.New {
 			now.written[w.Addr+uint64(i)] = v
 		}

@@ -24,11 +24,14 @@ import (
 // A liveChange is the change of one process in this way.
 type liveChange struct {
 	x      *part
+	lead   []live.Step // of data, before the rounds
 	rounds []trampoline.Round
+	trail  []live.Step // of data, after them
 	sites  []trampoline.TrapSite
 	before *live.Ranges // where no thread may be at the start
 	inside *live.Ranges // where none may be when the second round begins; nil for nowhere
 	made   int          // rounds
+	wrote  int          // of lead and trail
 	trap   *live.Trap   // the handler
 }
 
@@ -94,7 +97,7 @@ func (c *change) planAllRunning() ([]*liveChange, error) {
 	c.counts = map[*proc]int{}
 	for _, x := range c.parts {
 		s, err := c.planRunning(x)
-		if err == nil {
+		if err == nil && len(s.rounds) > 0 {
 			err = x.p.permitTraps()
 		}
 		if !collect(&reasons, err) {
@@ -108,10 +111,7 @@ func (c *change) planAllRunning() ([]*liveChange, error) {
 // planRunning plans the rounds of one process.
 func (c *change) planRunning(x *part) (*liveChange, error) {
 	s := &liveChange{x: x}
-	var edits []trampoline.Edit
-	for _, step := range x.steps {
-		edits = append(edits, trampoline.Edit{Addr: step.Addr, Old: step.Old, New: step.New})
-	}
+	edits := s.divide()
 	var err error
 	if s.rounds, err = trampoline.LiveRounds(machine, edits); err != nil {
 		where := x.p.where()
@@ -129,6 +129,9 @@ func (c *change) planRunning(x *part) (*liveChange, error) {
 	var inside []live.Range
 	for _, step := range x.steps {
 		e := trampoline.Edit{Addr: step.Addr, Old: step.Old, New: step.New}
+		if !slices.ContainsFunc(edits, func(o trampoline.Edit) bool { return o.Addr == e.Addr }) {
+			continue // data
+		}
 		start := step.Addr // where a thread meets the breakpoint: not inside
 		switch {
 		case slices.ContainsFunc(s.sites, func(o trampoline.TrapSite) bool { return jumpsTo(edits, o.Addr, step.Addr) }):
@@ -140,6 +143,9 @@ func (c *change) planRunning(x *part) (*liveChange, error) {
 	}
 	before := slices.Clone(inside)
 	for _, m := range x.members {
+		if m.cells != nil { // it may have read the column that is written now when that was in use
+			before = append(before, live.Range{Start: m.record.Handler.Addr, End: m.record.Handler.Addr + m.record.Handler.Size, Name: "handler of " + m.record.Name})
+		}
 		if m.fill != nil { // nobody may be using the variables
 			start, end := m.record.Code()
 			before = append(before, live.Range{Start: start - 1, End: end, Name: "patch " + m.record.Name})
@@ -173,6 +179,9 @@ func jumpsTo(edits []trampoline.Edit, from, to uint64) bool {
 
 func (c *change) installTraps(list []*liveChange, deadline time.Time) error {
 	for _, s := range list {
+		if len(s.rounds) == 0 {
+			continue
+		}
 		_, err := retry(deadline, c.opt, func() error { return s.x.p.installTrap(s.sites, deadline) })
 		if err != nil {
 			return err
@@ -207,7 +216,7 @@ func (c *change) tryRunning(list []*liveChange) (stage string, err error) {
 	}
 	// From here on whoever finds the target knows what is being done to it.
 	c.opt.at("begun")
-	err = c.playRounds(list, limit)
+	err = c.playAll(list, limit)
 	if err == nil {
 		err = c.writing(list, c.end)
 	}
@@ -234,7 +243,8 @@ func (c *change) lead() error {
 		if err := x.p.alone(x.members); err != nil {
 			return err
 		}
-		reasons = append(reasons, x.p.sites(x.p.mem, x.steps)...)
+		reasons = append(reasons, x.p.sites(x.p.mem, x.present())...)
+		reasons = append(reasons, x.hosted()...)
 	}
 	if err := reasons.Err(); err != nil {
 		return err
@@ -262,13 +272,72 @@ func (c *change) writing(list []*liveChange, do func() error) error {
 	return c.held(list, do)
 }
 
+// playAll makes all writes: of data that leads nowhere yet, of code, of data that
+// what was written leads to.
+func (c *change) playAll(list []*liveChange, limit time.Time) error {
+	for _, s := range list {
+		s.made, s.wrote = 0, 0
+	}
+	err := c.data(list, func(s *liveChange) []live.Step { return s.lead })
+	if err == nil {
+		err = c.playRounds(list, limit)
+	}
+	if err == nil {
+		err = c.data(list, func(s *liveChange) []live.Step { return s.trail })
+	}
+	if err != nil {
+		return err
+	}
+	for _, s := range list {
+		s.x.done = slices.DeleteFunc(slices.Clone(s.x.steps), func(step live.Step) bool {
+			return step.Function == live.Whole && !slices.ContainsFunc(slices.Concat(s.lead, s.trail), func(o live.Step) bool { return o.Addr == step.Addr })
+		})
+	}
+	return nil
+}
+
+// data writes data of every process.
+func (c *change) data(list []*liveChange, of func(s *liveChange) []live.Step) error {
+	for _, s := range list {
+		for _, step := range of(s) {
+			c.entered = true
+			s.wrote++
+			err := c.writing(list, func() error {
+				if c.opt.fault != nil && c.opt.fault(step.Addr) {
+					return errFault
+				}
+				return s.x.p.writeVerified(step.New, step.Addr, s.x.p.anyThread())
+			})
+			if err != nil {
+				return err
+			}
+			c.opt.at("written")
+		}
+	}
+	return nil
+}
+
+// undoData takes back what was written of data, all but the first ones.
+func (c *change) undoData(list []*liveChange, but func(s *liveChange) int) (errs []error) {
+	for _, s := range slices.Backward(list) {
+		all := slices.Concat(s.lead, s.trail)
+		for s.wrote > but(s) {
+			step := all[s.wrote-1]
+			s.wrote--
+			errs = append(errs, c.writing(list, func() error {
+				return s.x.p.writeVerified(step.Old, step.Addr, s.x.p.anyThread())
+			}))
+		}
+	}
+	return errs
+}
+
 // playRounds makes all rounds in all processes, each round in all before the next
 // one in any.
 func (c *change) playRounds(list []*liveChange, limit time.Time) error {
 	rounds := 0
 	for _, s := range list {
-		s.made, rounds = 0, max(rounds, len(s.rounds))
-		s.x.done = s.x.done[:0]
+		rounds = max(rounds, len(s.rounds))
 	}
 	for i := range rounds {
 		for _, s := range list {
@@ -288,9 +357,6 @@ func (c *change) playRounds(list []*liveChange, limit time.Time) error {
 			}
 		}
 		c.opt.at(fmt.Sprintf("synchronised %d", i+1))
-	}
-	for _, s := range list {
-		s.x.done = append(s.x.done, s.x.steps...)
 	}
 	return nil
 }
@@ -324,6 +390,9 @@ func (c *change) undoRounds(list []*liveChange) error {
 			errs = append(errs, err)
 		}
 	}
+	for _, err := range c.undoData(list, func(s *liveChange) int { return len(s.lead) }) {
+		note(err)
+	}
 	rounds := 0
 	for _, s := range list {
 		rounds = max(rounds, s.made)
@@ -343,6 +412,9 @@ func (c *change) undoRounds(list []*liveChange) error {
 				note(c.synchronise(s, i == len(s.rounds)-1, limit))
 			}
 		}
+	}
+	for _, err := range c.undoData(list, func(*liveChange) int { return 0 }) {
+		note(err)
 	}
 	for _, s := range list {
 		s.made, s.x.done = 0, nil
@@ -405,7 +477,7 @@ func (c *change) findForked(list []*liveChange) {
 			continue // a kernel thread, or not ours
 		}
 		for _, s := range list {
-			if s.copied(mem) {
+			if s.trap != nil && s.copied(mem) {
 				c.forked = append(c.forked, pid)
 			}
 		}

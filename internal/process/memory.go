@@ -33,6 +33,9 @@ func mapAll(p *proc, list []*installation, deadline time.Time, opt *Options) err
 		return nil
 	}
 	for _, in := range list {
+		if err := in.hostNone(); err != nil {
+			return err
+		}
 		if err := in.linkNearest(); err != nil {
 			return err
 		}

@@ -118,7 +118,9 @@ func (p *proc) alone(members []*member) error {
 	return nil
 }
 
-func active(r *live.Record) bool { return r.State == live.Applied || r.Phase != live.Idle }
+func active(r *live.Record) bool {
+	return r.State == live.Applied || r.State == live.Hosting || r.Phase != live.Idle
+}
 
 // holds reports whether the memory of a process holds a record with a control.
 func (p *proc) holds(r live.Record, c live.Control) bool {

@@ -155,8 +155,9 @@ type Conflict struct {
 // A Removal says which of the applied patches of a process are taken back: one,
 // all after one, or all.
 type Removal struct {
-	Name, To string
-	All      bool
+	Name, To   string
+	All        bool
+	ClearSites bool // also redirects that lead through records (dispatch slot), which otherwise stay
 }
 
 // A Remedy is what is done about a change that a loader has not ended.

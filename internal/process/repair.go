@@ -123,8 +123,8 @@ func (c *change) addRepair(p *proc) RepairedProcess {
 	}
 	var leaving []live.Range
 	if ch := p.patches.Pending; ch != nil {
-		did.Kind, did.Patches = ch.Report(false).Kind, namesOf(ch.Members)
-		before, after := p.patches.Applied(), p.patches.After()
+		did.Kind, did.Patches = ch.Report(false).Kind, namesOf(ch.Subjects())
+		before, after := p.patches.Before(), p.patches.After()
 		did.Did = DidFinish
 		if c.remedy == RollBack {
 			did.Did = DidRollBack
@@ -146,10 +146,11 @@ func (c *change) addRepair(p *proc) RepairedProcess {
 
 // repaired is a patch that the change leaves as it should become, or as it was.
 func (c *change) repaired(r *live.Record) *member {
-	m := &member{record: r, was: r.Control, next: r.Next, mapped: true}
+	m := &member{record: r, was: r.Control, next: r.Next, column: r.NextCol, mapped: true}
 	if c.remedy == RollBack {
-		if m.next = live.Reverted; r.Prior == live.Applied {
-			m.next = live.Applied
+		m.next, m.column = r.Prior, r.PriorCol
+		if r.Prior == live.Preparing {
+			m.next = live.Reverted
 		}
 	}
 	return m

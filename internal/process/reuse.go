@@ -16,10 +16,14 @@ import (
 // times takes the memory of one. All of its code and constants must be there as
 // they would be written now.
 func (in *installation) reuse() bool {
-	for _, r := range in.p.patches.Records {
-		idle := r.State == live.Reverted || r.State == live.Preparing && !alive(r.Owner)
+	for i, r := range in.p.patches.Records {
+		idle := r.State == live.Reverted || r.State == live.Hosting || r.State == live.Preparing && !alive(r.Owner)
 		if idle && r.Digest == in.record.Digest && r.Bias == in.record.Bias && in.fits(r) {
 			in.was, in.reused = r.Control, true
+			if r.State == live.Hosting { // it is one of the hosts, and stays one
+				in.record.State, in.record.Column = r.State, r.Column
+				in.p.patches.Records[i] = &in.record
+			}
 			if n := len(in.memory[partWrite]); n > 0 {
 				in.data = in.memory[partWrite]
 			}

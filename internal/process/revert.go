@@ -19,12 +19,19 @@ func Revert(pid int, name string, opt Options) (*Result, error) {
 
 // Remove takes patches back out of several processes, out of all or none.
 func Remove(pids []int, what Removal, opt Options) (*Result, error) {
-	return transact(pids, nil, what.of, opt)
+	return transact(pids, nil, removal{what.of, what.ClearSites}, opt)
 }
 
 // of returns the applied patches of a process that go.
 func (what Removal) of(p *proc) ([]*live.Record, error) {
 	applied := p.patches.Applied()
+	if what.ClearSites { // those that only host can still go
+		for _, h := range p.patches.Before().Hosts {
+			if h.State == live.Hosting {
+				applied = append(applied, h.Record)
+			}
+		}
+	}
 	var list []*live.Record
 	switch {
 	case what.All:
@@ -46,7 +53,12 @@ func (what Removal) of(p *proc) ([]*live.Record, error) {
 			return nil, notApplied(p, what.Name, applied)
 		}
 	}
-	return list, supports(p, list, applied)
+	if what.ClearSites {
+		if err := lends(p, list); err != nil {
+			return nil, err
+		}
+	}
+	return list, supports(p, list, p.patches.Applied())
 }
 
 // supports refuses to take away patches on which others rest that stay.
@@ -54,8 +66,25 @@ func supports(p *proc, goes, applied []*live.Record) error {
 	stay := slices.DeleteFunc(slices.Clone(applied), func(r *live.Record) bool { return slices.Contains(goes, r) })
 	var list refusal.List
 	for _, r := range goes {
+		if r.State != live.Applied {
+			continue
+		}
 		if above := live.Above(r, stay); len(above) > 0 {
 			list = append(list, refusal.New(refusal.BuiltUpon, p.where(), "patch %s rests on patch %s in %s", joined(namesOf(above)), r.Name, r.Target))
+		}
+	}
+	return list.Err()
+}
+
+// lends refuses to take away sites through which a patch is reached that stays.
+func lends(p *proc, goes []*live.Record) error {
+	var list refusal.List
+	for _, r := range goes {
+		for _, o := range p.patches.Applied() {
+			guest := slices.ContainsFunc(o.Slots, func(s live.Slot) bool { return s.Host == r.Base })
+			if guest && !slices.Contains(goes, o) {
+				list = append(list, refusal.New(refusal.BuiltUpon, p.where(), "patch %s is reached through the sites of patch %s in %s", o.Name, r.Name, r.Target))
+			}
 		}
 	}
 	return list.Err()

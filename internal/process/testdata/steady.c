@@ -80,6 +80,14 @@ int main(int argc, char **argv)
 			return 1;
 	puts("ready");
 	while (fgets(line, sizeof line, stdin)) {
+		if (line[0] == 'f') { // fork
+			pid_t child = fork();
+			if (!child)
+				for (;;)
+					usleep(1000);
+			printf("%d\n", child);
+			continue;
+		}
 		note(0, answer(1));
 		note(1, second(1));
 		around();
