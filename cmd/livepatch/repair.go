@@ -26,7 +26,8 @@ whoever began the change, and ends it with the same checks as apply and revert.
 
 Without --finish or --rollback a change is finished if all of it was written, in
 all processes that it was about, and taken back otherwise. Processes that
-belonged to the change and were not selected are named: they need the same.
+belonged to the change and were not selected are named: they need the same, and
+what was done to one of them is done to the others.
 Memory of a patch to which nothing leads yet is marked as reverted; the next
 apply of the same package uses it. The handler of breakpoints that a change with
 --switch int3 has left behind is taken out. A process that was forked during such

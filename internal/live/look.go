@@ -170,6 +170,32 @@ func (p *Patches) Changes(r *Record) bool {
 	return p.Pending != nil && slices.Contains(p.Pending.Members, r)
 }
 
+// Outcome is what has become of a change in a process in which it has ended.
+type Outcome uint8
+
+const (
+	Unknown   Outcome = iota // it was not about the process, or something else came after it
+	Kept                     // it was finished
+	TakenBack                // it was rolled back
+)
+
+// Outcome returns what has become of a change that is not pending any more.
+func (p *Patches) Outcome(change uint64) Outcome {
+	if p.Pending != nil && p.Pending.Leader.Change == change {
+		return Unknown
+	}
+	for _, r := range p.Records {
+		switch {
+		case r.Change != change || r.Next == 0 || r.Prior == 0 || r.Next == r.Prior:
+		case r.State == r.Next:
+			return Kept
+		default:
+			return TakenBack
+		}
+	}
+	return Unknown
+}
+
 // Written is the number of the change's writes that are in memory, wholly or in
 // part.
 func (c *Change) Written() int { return count(c.Places, HoldsNew, HoldsTorn) }

@@ -4,11 +4,13 @@ package process
 
 import (
 	"errors"
+	"fmt"
 	"runtime"
 	"slices"
 	"time"
 
 	"livepatch/internal/live"
+	"livepatch/internal/refusal"
 )
 
 // Repair ends changes of processes that a loader has begun before it died: it
@@ -64,8 +66,10 @@ func Repair(pids []int, remedy Remedy, opt Options) (*Repaired, error) {
 }
 
 // decide finds the other processes that were to be changed together with those
-// given, and what is to be done where nothing is demanded: when one of them says
-// that all is written in all, the change is finished.
+// given, and what is to be done where nothing is demanded: what has been done in
+// one of them since; else, when one of them says that all is written in all, the
+// change is finished. What would make the given ones differ from one in which the
+// change has ended is refused.
 func decide(procs []*proc, remedy Remedy) (others []int, _ Remedy, err error) {
 	changes, committed, expected := map[uint64]bool{}, false, 0
 	for _, p := range procs {
@@ -82,6 +86,7 @@ func decide(procs []*proc, remedy Remedy) (others []int, _ Remedy, err error) {
 		changes[c.Leader.Change] = true
 		committed = committed || c.Leader.Phase == live.Committed
 	}
+	ended := map[live.Outcome][]int{}
 	if expected > len(procs) {
 		all, err := All()
 		if err != nil {
@@ -99,16 +104,32 @@ func decide(procs []*proc, remedy Remedy) (others []int, _ Remedy, err error) {
 				others = append(others, pid)
 				committed = committed || c.Leader.Phase == live.Committed
 			}
+			for change := range changes {
+				o := p.patches.Outcome(change)
+				ended[o] = append(ended[o], pid)
+			}
 			p.close()
 		}
 	}
-	if remedy == 0 {
-		remedy = RollBack
-		if committed {
-			remedy = Finish
-		}
+	remedy, err = remedyOf(remedy, committed, ended)
+	return others, remedy, err
+}
+
+// remedyOf chooses a remedy that agrees with what has become of the change in the
+// processes in which it has ended.
+func remedyOf(remedy Remedy, committed bool, ended map[live.Outcome][]int) (Remedy, error) {
+	kept, taken := ended[live.Kept], ended[live.TakenBack]
+	switch {
+	case remedy == RollBack && len(kept) > 0:
+		return 0, refusal.New(refusal.ChangeDivided, fmt.Sprintf("process %d", kept[0]), "the change was finished there; it cannot be taken back in others alone")
+	case remedy == Finish && len(taken) > 0:
+		return 0, refusal.New(refusal.ChangeDivided, fmt.Sprintf("process %d", taken[0]), "the change was taken back there; it cannot be finished in others alone")
+	case remedy != 0:
+		return remedy, nil
+	case len(kept) > 0, len(taken) == 0 && committed:
+		return Finish, nil
 	}
-	return others, remedy, nil
+	return RollBack, nil
 }
 
 // addRepair plans what is to be done in one process.

@@ -9,6 +9,7 @@ import (
 	"testing"
 	"time"
 
+	"livepatch/internal/refusal"
 	"livepatch/internal/testkit"
 )
 
@@ -121,11 +122,11 @@ func TestKilledBetweenProcesses(t *testing.T) {
 			t.Errorf("%s: others %v, not %d", tc.step, res.Others, b.pid)
 		}
 		wantCondition(t, a, tc.want)
+		_, err = Repair([]int{b.pid}, map[string]Remedy{"applied": RollBack, "reverted": Finish}[tc.want], Options{})
+		wantCode(t, err, refusal.ChangeDivided)
 		_, err = Repair([]int{b.pid}, 0, Options{})
 		must(t, err)
-		if tc.step != "committed:1" { // there the first one no longer tells
-			wantCondition(t, b, tc.want)
-		}
+		wantCondition(t, b, tc.want)
 		for _, s := range []*running{a, b} {
 			want := map[string]int{"reverted": 2, "applied": 1001}[conditions(t, s)[0]]
 			if x, _, _ := s.ask(); x != want {

@@ -123,6 +123,7 @@ const (
 	NotApplied      Code = "not-applied"
 	FunctionClaimed Code = "function-claimed"
 	Interrupted     Code = "interrupted"
+	ChangeDivided   Code = "change-divided"
 
 	RequirementMissing Code = "requirement-missing"
 	BuiltUpon          Code = "built-upon"
@@ -233,6 +234,7 @@ var Codes = []struct {
 	{NotApplied, "no patch of this name is applied"},
 	{FunctionClaimed, "another patch, or another user of ftrace, owns a function of this one"},
 	{Interrupted, "a loader was killed in the middle of a change"},
+	{ChangeDivided, "processes that were changed together would be left apart"},
 	{RequirementMissing, "the package builds on one that is not applied"},
 	{BuiltUpon, "another patch builds on this one"},
 	{NoLivepatch, "the kernel has no livepatch core"},
