@@ -2,6 +2,7 @@ package match
 
 import (
 	"debug/elf"
+	"encoding/binary"
 
 	"livepatch/internal/refusal"
 )
@@ -67,13 +68,36 @@ func (p *prover) refuseUnused(f *function) {
 	}
 }
 
-// doubtful reports a weak function that a search found and nothing of the object
-// leads to: another object's may be the one that runs. Of COMDAT functions the
-// linker keeps one and no other.
+// doubtful reports a weak function that a search found and that neither code of the
+// object nor any branch of the target leads to: another object's may be the one that
+// runs. Of COMDAT functions the linker keeps one and no other.
 func (p *prover) doubtful(f *function) bool {
 	if p.img.kernel || f.found != BySearch || p.obj.f.Symbols[f.sym].Bind != elf.STB_WEAK || f.sec.Flags&elf.SHF_GROUP != 0 {
 		return false
 	}
 	k, _ := p.obj.keyOf(Address, f.sym, 0)
-	return p.facts[k] == nil || p.facts[k].uses == 0
+	return (p.facts[k] == nil || p.facts[k].uses == 0) && !p.img.branchesTo(f.addr, f.extent)
+}
+
+// branchesTo reports whether some place outside a function looks like a direct call
+// or jump to its start. Instructions are not told from data: what looks like a branch
+// to this very byte is hardly anything else.
+func (img *image) branchesTo(addr, size uint64) bool {
+	for _, s := range img.exec {
+		for i := 0; i+5 <= len(s.data); i++ {
+			at, to := s.addr+uint64(i), uint64(0)
+			switch b := s.data[i:]; {
+			case img.f.Machine == elf.EM_X86_64 && b[0]&^1 == 0xe8: // call, jmp
+				to = at + 5 + uint64(int64(int32(binary.LittleEndian.Uint32(b[1:]))))
+			case img.f.Machine == elf.EM_AARCH64 && i%4 == 0 && b[3]&0x7c == 0x14: // b, bl
+				to = at + uint64(int64(int32(binary.LittleEndian.Uint32(b)<<6)>>6)*4)
+			default:
+				continue
+			}
+			if to == addr && at-addr >= size {
+				return true
+			}
+		}
+	}
+	return false
 }
