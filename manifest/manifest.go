@@ -53,7 +53,17 @@ type Target struct {
 	// Pieces are the symbols of the payload that stand between redirects and
 	// replacements; none where every redirect is direct.
 	Pieces []Piece `json:"pieces,omitempty"`
+
+	// Unwind says what the payload's .eh_frame is for: UnwindNeeded or
+	// UnwindOffered; empty if it has none.
+	Unwind string `json:"unwind,omitempty"`
 }
+
+// Whether a patch does without the target's unwinder knowing its functions.
+const (
+	UnwindNeeded  = "needed"  // no: an exception may meet them
+	UnwindOffered = "offered" // yes: it serves backtraces
+)
 
 // Piece is code or data between a redirect and its replacement. The functions of
 // a target that are not direct have one dispatch.

@@ -31,6 +31,9 @@ func (c *checker) target(at string, t *Target, member string) {
 	imports := c.imports(at+".imports", t)
 	c.variables(at+".variables", t, imports)
 	c.pieces(at+".pieces", t, imports)
+	if t.Unwind != "" {
+		c.word(at+".unwind", t.Unwind, []string{UnwindNeeded, UnwindOffered})
+	}
 	c.writes(at+".writes", t)
 }
 

@@ -82,7 +82,9 @@ func (c *comparison) run() {
 		p := c.queue[len(c.queue)-1]
 		c.queue = c.queue[:len(c.queue)-1]
 		if p.orig.kind == function {
-			p.why = c.compareCode(p)
+			if p.why = c.compareCode(p); p.why == nil {
+				p.why = c.compareHandlers(p)
+			}
 		} else {
 			p.why = c.compareData(p)
 		}

@@ -23,6 +23,7 @@ type cutter struct {
 	clusters map[int]*cluster   // by section of the patched object
 	layouts  map[*piece]*layout // of functions whose code moves
 	refusals refusal.List
+	unwinds  string        // see Cut
 	kern     *kernelCutter // nil for objects of programs
 }
 
@@ -82,6 +83,8 @@ func (d *Delta) CutFor(opt CutOptions) (*Cut, error) {
 	}
 	if k.kern != nil {
 		k.kern.finish(rels)
+	} else {
+		k.frames(rels)
 	}
 	for _, sec := range k.out.Sections[:len(k.out.Sections):len(k.out.Sections)] {
 		if err := k.out.SetRelocations(sec, rels[sec]); err != nil {
@@ -91,7 +94,7 @@ func (d *Delta) CutFor(opt CutOptions) (*Cut, error) {
 	if err := k.refusals.Err(); err != nil {
 		return nil, err
 	}
-	cut := &Cut{Object: k.out, Externals: k.list}
+	cut := &Cut{Object: k.out, Externals: k.list, Unwinds: k.unwinds}
 	for _, p := range k.order {
 		if p.kind == function && p.parent == nil && p.twin != nil && d.c.status(p) == Changed && !opt.Elsewhere[p.sym] {
 			cut.Funcs = append(cut.Funcs, CutFunc{Name: d.c.nameOf(p), Symbol: k.included[p], Orig: p.twin.sym})
@@ -113,7 +116,7 @@ func (k *cutter) isRoot(p *piece) bool {
 	case Changed:
 		return p.kind == function && p.parent == nil && !k.opt.Elsewhere[p.sym]
 	case New:
-		return p.kind != literal && p.parent == nil && p.sym != 0 && !k.c.patched.isStatic(p)
+		return p.kind != literal && !p.isCell() && p.parent == nil && p.sym != 0 && !k.c.patched.isStatic(p)
 	}
 	return false
 }
@@ -145,6 +148,9 @@ func (k *cutter) follow(p *piece) {
 	}
 	if k.kern != nil {
 		k.kern.followEntries(p)
+	}
+	if p.frame != nil {
+		k.followFrame(p.frame)
 	}
 }
 

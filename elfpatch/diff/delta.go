@@ -127,7 +127,7 @@ func (c *comparison) status(p *piece) Status {
 func (c *comparison) report() {
 	d := c.delta
 	for _, p := range c.patched.pieces {
-		if p.prefix || p.replacement || p.special != nil {
+		if p.prefix || p.replacement || p.special != nil || p.isCell() {
 			continue
 		}
 		switch p.kind {
@@ -151,7 +151,7 @@ func (c *comparison) report() {
 	}
 	for _, p := range c.orig.pieces {
 		switch {
-		case p.twin != nil, p.prefix, p.replacement, p.special != nil:
+		case p.twin != nil, p.prefix, p.replacement, p.special != nil, p.isCell():
 		case p.kind == function:
 			d.Funcs = append(d.Funcs, Func{Name: p.name, Status: Removed, Orig: p.sym, OldSize: p.size})
 		case p.kind == variable:

@@ -72,6 +72,10 @@ type Cut struct {
 	Funcs     []CutFunc
 	Externals []External
 	Kernel    *KernelCut // of kernel objects, nil for others
+
+	// Unwinds says why an exception may meet one of the functions, so that the
+	// target's unwinder has to know their frames; empty if none can.
+	Unwinds string
 }
 
 // CutFunc is a changed function of the cut object. New ones that only changed

@@ -35,6 +35,7 @@ type piece struct {
 	site        bool             // kernel: ftrace can redirect it
 	about       *piece           // kernel: the code that this entry is about
 	broken      bool             // code: not all bytes are instructions
+	frame       *frame           // how it is unwound, nil if nothing tells
 	index       []insn
 	judged      *pairing // of the piece and its twin, in the original object
 }

@@ -21,7 +21,7 @@ func (s *side) readRefs(i int) {
 		}
 	case supportSect:
 		s.readSupport(i)
-	case dataSect, pooled, tableSect:
+	case dataSect, pooled, tableSect, handlerSect:
 		for _, r := range s.secs[i].rels {
 			s.note(i, s.explicit(r, 0))
 		}

@@ -22,8 +22,6 @@ func (c *comparison) refuseAll() {
 	c.refuseCodeAddresses()
 	if c.opt.Kernel {
 		c.refuseKernel()
-	} else {
-		c.refuseUnwinding()
 	}
 }
 

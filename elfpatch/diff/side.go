@@ -49,6 +49,7 @@ const (
 	pooled                         // SHF_MERGE: each string or constant is a piece
 	supportSect                    // kernel: code that only tables lead to; a piece begins wherever something refers to
 	tableSect                      // kernel: entries about code, each of them a piece
+	handlerSect                    // handlers of functions for exceptions, of each a piece
 )
 
 const (
@@ -87,6 +88,9 @@ func newSide(f *elfpatch.File, name string, rules bool) (*side, error) {
 	for i, sec := range f.Sections {
 		s.secs[i].kind = kindOf(sec)
 		if rules {
+			if s.secs[i].kind == handlerSect {
+				s.secs[i].kind = ignored
+			}
 			s.applyRow(i)
 		}
 		if s.secs[i].kind == ignored {
@@ -112,6 +116,7 @@ func newSide(f *elfpatch.File, name string, rules bool) (*side, error) {
 	for i := range s.secs {
 		s.readRefs(i)
 	}
+	s.readFrames()
 	// From here on every place that something refers to is known.
 	for i := range s.secs {
 		switch s.secs[i].kind {
@@ -126,6 +131,9 @@ func newSide(f *elfpatch.File, name string, rules bool) (*side, error) {
 	s.settleRefs()
 	for _, p := range s.pieces {
 		s.deriveRefs(p)
+		if p.sec > 0 && s.secs[p.sec].kind == handlerSect {
+			s.settleTypes(p)
+		}
 	}
 	s.markPlaces()
 	s.adoptParts()
@@ -156,9 +164,10 @@ func kindOf(s *elfpatch.Section) sectionKind {
 	case s.Flags&elf.SHF_ALLOC == 0, s.Type == elf.SHT_NOTE, s.Type == elf.SHT_RELA,
 		s.Type != elf.SHT_NOBITS && uint64(len(s.Data)) != s.Size, s.Flags&elf.SHF_COMPRESSED != 0,
 		s.Name == ".eh_frame", s.Name == "__patchable_function_entries", s.Name == "__mcount_loc",
-		strings.HasPrefix(s.Name, ".gcc_except_table"), strings.HasPrefix(s.Name, ".orc_unwind"),
-		s.Name == ".sframe", strings.HasPrefix(s.Name, ".discard"), s.Type == 0x70000001: // SHT_X86_64_UNWIND
+		strings.HasPrefix(s.Name, ".orc_unwind"), s.Name == ".sframe", strings.HasPrefix(s.Name, ".discard"), s.Type == 0x70000001: // SHT_X86_64_UNWIND
 		return ignored
+	case strings.HasPrefix(s.Name, ".gcc_except_table"):
+		return handlerSect
 	case s.Flags&elf.SHF_EXECINSTR != 0 && s.Type == elf.SHT_PROGBITS:
 		return codeSect
 	case s.Flags&elf.SHF_MERGE != 0 && s.Flags&elf.SHF_WRITE == 0 && s.Type == elf.SHT_PROGBITS && s.EntSize > 0:

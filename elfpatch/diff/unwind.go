@@ -2,47 +2,31 @@ package diff
 
 import (
 	"debug/elf"
-	"encoding/binary"
 	"strings"
 
 	"livepatch/disasm"
-	"livepatch/internal/refusal"
 )
 
-// refuseUnwinding refuses changed functions that an exception may meet: the
-// unwinder does not know the replacements. In an object without C++ there are
-// no exceptions.
-func (c *comparison) refuseUnwinding() {
+// mayUnwind says why an exception may meet a function of the cut, "" if none
+// can. In an object without C++ there are no exceptions.
+func (k *cutter) mayUnwind() string {
+	c := k.c
 	if !c.orig.mayThrow() && !c.patched.mayThrow() {
-		return
+		return ""
 	}
 	judged := map[*piece]string{}
-	handlers := map[*side]map[*piece]bool{c.orig: c.orig.handlers(), c.patched: c.patched.handlers()}
-	for _, b := range c.patched.pieces {
-		if b.kind != function || b.parent != nil || c.status(b) == Same {
+	for _, p := range k.order {
+		if p.kind != function || k.places[p].sec == nil {
 			continue
 		}
-		switch {
-		case anyPart(b, handlers[c.patched]) || b.twin != nil && anyPart(b.twin, handlers[c.orig]):
-			c.refuse(refusal.UnwindNeeded, b.name, "it has handlers for exceptions, which the unwinder would not find in the replacement")
-		default:
-			if why := c.patched.throws(b, judged); why != "" && b.twin != nil {
-				c.refuse(refusal.UnwindNeeded, b.name, "it %s, so that an exception could unwind through the replacement", why)
-			}
+		if p.frame != nil && p.frame.handlers != nil {
+			return p.name + " has handlers for exceptions"
+		}
+		if why := c.patched.throws(p, judged); why != "" {
+			return p.name + " " + why
 		}
 	}
-}
-
-func anyPart(p *piece, set map[*piece]bool) bool {
-	if set[p] {
-		return true
-	}
-	for _, part := range p.parts {
-		if set[part] {
-			return true
-		}
-	}
-	return false
+	return ""
 }
 
 // mayThrow reports an object made from a language with exceptions.
@@ -71,48 +55,6 @@ func hasSuffix(s string, all ...string) bool {
 		}
 	}
 	return false
-}
-
-// handlers lists the functions with a language-specific data area: those whose
-// frame description has a second relocation besides that of its start. The
-// format is that of .eh_frame in the Linux Standard Base, 10.6.1.
-func (s *side) handlers() map[*piece]bool {
-	found := map[*piece]bool{}
-	for _, sec := range s.f.Sections {
-		if sec.Name != ".eh_frame" || sec.Data == nil {
-			continue
-		}
-		rels, err := sortedRelocations(s.f, sec)
-		if err != nil {
-			continue
-		}
-		for at := uint64(0); at+8 <= sec.Size; {
-			n := uint64(binary.LittleEndian.Uint32(sec.Data[at:]))
-			if n == 0 || n >= 0xfffffff0 || n > sec.Size-at-4 {
-				break
-			}
-			id := binary.LittleEndian.Uint32(sec.Data[at+4:])
-			end := at + 4 + n
-			var first *piece
-			count := 0
-			for len(rels) > 0 && rels[0].Offset < end {
-				if rels[0].Offset >= at+8 {
-					r := s.explicit(rels[0], 0)
-					s.settle(&r)
-					if count == 0 {
-						first = r.to
-					}
-					count++
-				}
-				rels = rels[1:]
-			}
-			if id != 0 && count > 1 && first != nil {
-				found[first] = true
-			}
-			at = end
-		}
-	}
-	return found
 }
 
 // harmless are functions of the C and C++ libraries that never throw.

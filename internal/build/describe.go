@@ -54,6 +54,14 @@ func (s *steps) describe(member string, l *pobj.Linked) (*manifest.Target, error
 		t.Pieces = append(t.Pieces, manifest.Piece{Kind: string(p.Name.Kind), Symbol: l.Pieces[p.Name], Function: p.Name.Function})
 	}
 	t.Variables = s.variables(l)
+	if l.Frames {
+		t.Unwind = manifest.UnwindOffered
+	}
+	for _, p := range s.pairs {
+		if p.cut != nil && p.cut.Unwinds != "" {
+			t.Unwind = manifest.UnwindNeeded
+		}
+	}
 	return t, nil
 }
 

@@ -19,6 +19,9 @@ const (
 	maxAlign  = 1 << 16
 )
 
+// frames is the section that tells how functions are unwound.
+const frames = ".eh_frame"
+
 // far stands for the address of a dynamic import: somewhere that no 32-bit
 // displacement reaches.
 const far = 0x7e00_0000_0000
@@ -38,6 +41,9 @@ func (c *checker) checkPayload() {
 	l := &layout{checker: c, object: o, imports: map[string]*manifest.Import{}}
 	for i := range c.target.Imports {
 		l.imports[c.target.Imports[i].Symbol] = &c.target.Imports[i]
+	}
+	if c.target.Unwind != "" && o.Section(frames) == nil {
+		c.refuse(refusal.Unsupported, "payload", frames, "the payload lacks it, and the manifest says what it is for")
 	}
 	l.place()
 	l.symbols()

@@ -104,13 +104,14 @@ func (l *linker) unique(name string) string {
 	return try
 }
 
-// areaOf decides where the contents of a section go. Unwind tables, notes and
-// what is not loaded stay behind.
+// areaOf decides where the contents of a section go. Notes and what is not loaded
+// stay behind.
 func areaOf(s *elfpatch.Section) (area, string) {
 	switch {
-	case s.Flags&elf.SHF_ALLOC == 0, s.Type == elf.SHT_NOTE, s.Name == ".eh_frame", s.Type == 0x70000001, // SHT_X86_64_UNWIND
-		strings.HasPrefix(s.Name, ".gcc_except_table"), s.Name == "__patchable_function_entries":
+	case s.Flags&elf.SHF_ALLOC == 0, s.Type == elf.SHT_NOTE, s.Name == "__patchable_function_entries":
 		return dropped, ""
+	case s.Name == Frames:
+		return frames, ""
 	case s.Type == elf.SHT_INIT_ARRAY, s.Type == elf.SHT_FINI_ARRAY, s.Type == elf.SHT_PREINIT_ARRAY,
 		s.Name == ".init", s.Name == ".fini", strings.HasPrefix(s.Name, ".ctors"), strings.HasPrefix(s.Name, ".dtors"):
 		return dropped, "it would have to run when the patch is loaded"

@@ -42,6 +42,7 @@ type Linked struct {
 	Names   []map[int]string  // per part: names in the payload of the defined symbols
 	Shared  []Shared
 	Pieces  map[trampoline.Place]string // their names in the payload
+	Frames  bool                        // the payload has Frames
 }
 
 // Dispatch is what stands between redirects and replacements.
@@ -68,6 +69,10 @@ const MaxAlign = 4096
 // MaxSize bounds the payload.
 const MaxSize = manifest.MaxPayload
 
+// Frames is the section of a payload that tells how its functions are unwound: the
+// entries of all parts, and a zero word that ends them.
+const Frames = ".eh_frame"
+
 // The sections of a payload, in order.
 type area int
 
@@ -77,6 +82,7 @@ const (
 	data
 	bss
 	got
+	frames // how functions are unwound
 	areas
 	dropped area = -1
 )
@@ -87,6 +93,7 @@ var areaSections = [areas]elfpatch.Section{
 	data:   {Name: ".data", Type: elf.SHT_PROGBITS, Flags: elf.SHF_ALLOC | elf.SHF_WRITE},
 	bss:    {Name: ".bss", Type: elf.SHT_NOBITS, Flags: elf.SHF_ALLOC | elf.SHF_WRITE},
 	got:    {Name: ".livepatch.got", Type: elf.SHT_PROGBITS, Flags: elf.SHF_ALLOC},
+	frames: {Name: Frames, Type: elf.SHT_PROGBITS, Flags: elf.SHF_ALLOC},
 }
 
 // Link joins the parts. The error is a refusal.List when a part needs what a
@@ -110,6 +117,9 @@ func Link(m elf.Machine, parts []Part, d Dispatch) (*Linked, error) {
 		return nil, err
 	}
 	pieces := l.dispatch(d)
+	if f := &l.mem[frames]; f.size > 0 {
+		f.grow(4, 4, make([]byte, 4), l.filler(frames))
+	}
 	obj, err := l.object()
 	if err != nil {
 		return nil, err
@@ -117,5 +127,5 @@ func Link(m elf.Machine, parts []Part, d Dispatch) (*Linked, error) {
 	if len(obj) > MaxSize {
 		return nil, refusal.List{refusal.New(refusal.Unsupported, "", "the payload would have %d bytes, more than %d", len(obj), MaxSize)}
 	}
-	return &Linked{Object: obj, Imports: l.imports, Names: l.names, Shared: l.shared, Pieces: pieces}, nil
+	return &Linked{Object: obj, Imports: l.imports, Names: l.names, Shared: l.shared, Pieces: pieces, Frames: l.mem[frames].size > 0}, nil
 }

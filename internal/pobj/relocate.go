@@ -303,6 +303,9 @@ func (w *work) throughSlot(r elfpatch.Rela, sym int, addend int64) error {
 	return nil
 }
 
+// arm64GOTPCRel32 is R_AARCH64_GOTPCREL32, which package elf does not name.
+const arm64GOTPCRel32 = 315
+
 // directType is the relocation that writes the address of a word where the
 // given one writes that of the GOT entry.
 func directType(m elf.Machine, typ uint32) (uint32, bool) {
@@ -315,6 +318,8 @@ func directType(m elf.Machine, typ uint32) (uint32, bool) {
 		return 0, false
 	}
 	switch elf.R_AARCH64(typ) {
+	case arm64GOTPCRel32:
+		return uint32(elf.R_AARCH64_PREL32), true
 	case elf.R_AARCH64_ADR_GOT_PAGE, elf.R_AARCH64_TLSIE_ADR_GOTTPREL_PAGE21,
 		elf.R_AARCH64_TLSDESC_ADR_PAGE21, elf.R_AARCH64_TLSGD_ADR_PAGE21:
 		return uint32(elf.R_AARCH64_ADR_PREL_PG_HI21), true
