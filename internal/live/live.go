@@ -94,6 +94,51 @@ type Record struct {
 	Slots     []Slot
 	Index     uint64 // address of the byte that holds the column; 0 if it hosts no slot
 	Handler   Extent // that reads it
+	Symbols   []Symbol // of the patch's code, besides the replacements
+
+	Frames    Extent     // the section that tells how the patch's functions are unwound; none if empty
+	Unwinders []Unwinder // that are told of it
+}
+
+// Symbol is a name of the patch's code.
+type Symbol struct {
+	Name       string
+	Addr, Size uint64
+}
+
+// Unwinder is one copy of the library code that unwinds frames, for exceptions,
+// in the target, and where the patch keeps what it and that copy know of each
+// other: code of the patch that calls it to make the frames known, and to make
+// it forget them, and what it needs, in memory of the patch that can be written.
+type Unwinder struct {
+	Tell, Forget uint64       // address of the code
+	Object       uint64       // address of the copy's own data about the patch
+	Flag         uint64       // address of the byte that holds State
+	State        Registration // as it was read; not in the record
+}
+
+// Registration says what an unwinder knows of a patch. The loader says what it
+// is going to do, before a thread of the target does it, and that thread what
+// was done, so that both are known whoever dies: while no thread is inside the
+// code that calls the unwinder, what was only asked for has not been done.
+type Registration uint8
+
+const (
+	Unknown    Registration = 0
+	Telling    Registration = 1
+	Registered Registration = 2
+	Forgetting Registration = 3
+	Forgotten  Registration = 4
+)
+
+// Known reports whether an unwinder may know the patch, or come to know it.
+func (r *Record) Known() bool {
+	return slices.ContainsFunc(r.Unwinders, func(u Unwinder) bool { return u.State != Unknown && u.State != Forgotten })
+}
+
+// Registered reports whether all unwinders of the target know the patch.
+func (r *Record) Registered() bool {
+	return len(r.Unwinders) > 0 && !slices.ContainsFunc(r.Unwinders, func(u Unwinder) bool { return u.State != Registered })
 }
 
 // Function is one replaced function.

@@ -22,6 +22,9 @@ func record() *Record {
 			{Function: 0, Addr: 0x555555555104, Old: []byte{1, 2, 3, 4, 5}, New: []byte{0xe9, 1, 2, 3, 4}},
 			{Function: 1, Addr: 0x555555555200, Old: []byte{9, 9}, New: []byte{0xeb, 0xf9}},
 		},
+		Symbols:   []Symbol{{"added", 0x555555001060, 0x10}},
+		Frames:    Extent{0x555555000400, 0x80},
+		Unwinders: []Unwinder{{Tell: 0x555555001100, Forget: 0x555555001180, Object: 0x555555003000, Flag: 0x555555003070}},
 	}
 }
 
@@ -49,6 +52,27 @@ func TestRecordRoundTrip(t *testing.T) {
 		}
 		if !bytes.Equal(got.Encode(), r.Encode()) {
 			t.Error("encoding again gives other bytes")
+		}
+	}
+}
+
+// What unwinders know is read where the record says; what says nothing may be
+// anything.
+func TestRegistrations(t *testing.T) {
+	for flag, want := range map[byte]string{0: "unregistered", 1: "unregistered", 2: "registered", 3: "unregistered", 4: "unregistered", 200: "registered"} {
+		r := record()
+		b := make([]byte, 0x4000)
+		copy(b, r.Encode())
+		b[0x3070] = flag
+		list := Find(memory{r.Base, b}, [][2]uint64{{r.Base, r.Base + 0x1000}})
+		if len(list) != 1 {
+			t.Fatal("not found")
+		}
+		if got := list[0].report().Unwinding; got != want {
+			t.Errorf("%d: %s, want %s", flag, got, want)
+		}
+		if known := flag != 0 && flag != 4; list[0].Known() != known {
+			t.Errorf("%d: known is not %v", flag, known)
 		}
 	}
 }

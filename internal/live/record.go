@@ -20,7 +20,8 @@ import (
 //	        column, zero (1 each); owner's start, namespace (8 each)
 //	80   …  body: base, bias, three sizes (8 bytes each); digest (32); name,
 //	        target, build-id; digests required; functions; writes; slots; index,
-//	        handler's address and size (8 each). Byte strings and lists start
+//	        handler's address and size (8 each); symbols; frames (two of 8 bytes);
+//	        unwinders. Byte strings and lists start
 //	        with their length in 4 bytes.
 //
 // The control is outside the checksum: it changes alone. It lies within a page,
@@ -87,6 +88,17 @@ func (r *Record) Encode() []byte {
 	}
 	for _, v := range []uint64{r.Index, r.Handler.Addr, r.Handler.Size} {
 		b = le.AppendUint64(b, v)
+	}
+	b = le.AppendUint32(b, uint32(len(r.Symbols)))
+	for _, s := range r.Symbols {
+		b = le.AppendUint64(le.AppendUint64(appendBytes(b, []byte(s.Name)), s.Addr), s.Size)
+	}
+	b = le.AppendUint64(le.AppendUint64(b, r.Frames.Addr), r.Frames.Size)
+	b = le.AppendUint32(b, uint32(len(r.Unwinders)))
+	for _, u := range r.Unwinders {
+		for _, v := range []uint64{u.Tell, u.Forget, u.Object, u.Flag} {
+			b = le.AppendUint64(b, v)
+		}
 	}
 	le.PutUint32(b[20:], uint32(len(b)-headerSize))
 	le.PutUint32(b[24:], crc32.ChecksumIEEE(b[headerSize:]))
@@ -158,7 +170,7 @@ func Decode(b []byte) (*Record, error) {
 	}
 	copy(r.Digest[:], d.take(len(r.Digest)))
 	r.Name, r.Target, r.BuildID = string(d.bytes()), string(d.bytes()), d.bytes()
-	const digestSize, leastFunction, extentSize, leastWrite, slotSize = 32, 40, 16, 20, 20
+	const digestSize, leastFunction, extentSize, leastWrite, slotSize, leastSymbol, unwinderSize = 32, 40, 16, 20, 20, 20, 32
 	for range d.count(digestSize) {
 		r.Requires = append(r.Requires, [digestSize]byte(d.take(digestSize)))
 	}
@@ -176,6 +188,13 @@ func Decode(b []byte) (*Record, error) {
 		r.Slots = append(r.Slots, Slot{int(int32(d.u32())), d.u64(), d.u64()})
 	}
 	r.Index, r.Handler.Addr, r.Handler.Size = d.u64(), d.u64(), d.u64()
+	for range d.count(leastSymbol) {
+		r.Symbols = append(r.Symbols, Symbol{string(d.bytes()), d.u64(), d.u64()})
+	}
+	r.Frames = Extent{d.u64(), d.u64()}
+	for range d.count(unwinderSize) {
+		r.Unwinders = append(r.Unwinders, Unwinder{Tell: d.u64(), Forget: d.u64(), Object: d.u64(), Flag: d.u64()})
+	}
 	if d.short || len(d.b) != 0 {
 		return nil, fmt.Errorf("patch record: the body is cut short or too long")
 	}
@@ -213,6 +232,14 @@ func (r *Record) check() error {
 				return fmt.Errorf("patch record: function %.60q wraps around", f.Name)
 			}
 		}
+	}
+	for _, x := range r.Symbols {
+		if x.Addr+x.Size < x.Addr {
+			return fmt.Errorf("patch record: symbol %.60q wraps around", x.Name)
+		}
+	}
+	if r.Frames.Addr+r.Frames.Size < r.Frames.Addr {
+		return fmt.Errorf("patch record: its frames wrap around")
 	}
 	for i, w := range r.Writes {
 		if w.Function < Whole || w.Function >= len(r.Functions) || len(w.Old) != len(w.New) || w.Addr+uint64(len(w.Old)) < w.Addr {
@@ -294,9 +321,22 @@ func Find(mem io.ReaderAt, extents [][2]uint64) []*Record {
 				continue
 			}
 			if r, err := Decode(b); err == nil && r.Base == at {
+				r.readRegistrations(mem)
 				list = append(list, r)
 			}
 		}
 	}
 	return list
+}
+
+// readRegistrations reads what the unwinders know of a patch. What cannot be
+// read, or says nothing that is known, may be anything.
+func (r *Record) readRegistrations(mem io.ReaderAt) {
+	for i := range r.Unwinders {
+		u, b := &r.Unwinders[i], []byte{0}
+		if n, _ := mem.ReadAt(b, int64(u.Flag)); n != 1 || b[0] > uint8(Forgotten) {
+			b[0] = uint8(Registered)
+		}
+		u.State = Registration(b[0])
+	}
 }

@@ -22,6 +22,10 @@ type Report struct {
 	Base      uint64           `json:"base"`
 	Size      uint64           `json:"size"`
 	Functions []ReportFunction `json:"functions"`
+
+	// Unwinding says whether the target's unwinder knows the functions of the
+	// patch: "registered" or "unregistered"; empty where there is none.
+	Unwinding string `json:"unwinding,omitempty"`
 }
 
 // ReportFunction is one replaced function; addresses are those of the process.
@@ -81,6 +85,12 @@ func (r *Record) report() Report {
 	if r.Hosts() {
 		out.Writes++
 		out.Hosts = r.State.hosts()
+	}
+	switch {
+	case r.Registered():
+		out.Unwinding = "registered"
+	case len(r.Unwinders) > 0:
+		out.Unwinding = "unregistered"
 	}
 	for _, d := range r.Requires {
 		out.Requires = append(out.Requires, hex.EncodeToString(d[:]))

@@ -263,6 +263,11 @@ func mapEverywhere(procs []*proc, list []*installation, deadline time.Time, opt 
 		if err != nil {
 			return err
 		}
+		for _, in := range of(p, list) {
+			if err := in.register(deadline, opt); err != nil {
+				return err
+			}
+		}
 	}
 	return nil
 }

@@ -30,6 +30,8 @@ type injection struct {
 	frame    uint64 // address of the signal frame
 	deadline time.Time
 	opt      *Options
+
+	returning bool // it stands at the entry of the system call that ends all
 }
 
 var (
@@ -205,7 +207,10 @@ func (p *proc) suitable(t *thread) error {
 	if p.inCriticalSection(t) {
 		return errUnsuitable
 	}
-	return p.roomOnStack(t)
+	if err := p.roomOnStack(t); err != nil || p.demand == nil {
+		return err
+	}
+	return p.demand(t)
 }
 
 // inCriticalSection reports whether the thread is inside a restartable sequence
@@ -235,11 +240,15 @@ func (p *proc) inCriticalSection(t *thread) bool {
 // stack that certainly ends there: that of the main thread, or one whose lower
 // neighbour is not accessible.
 func (p *proc) roomOnStack(t *thread) error {
+	need := uint64(maxFrame)
+	if p.demand != nil {
+		need += callStack
+	}
 	if err := p.readMaps(); err != nil {
 		return err
 	}
 	m := resolve.Find(p.maps, t.regs.sp())
-	if m == nil || !m.Write || t.regs.sp()-m.Start < maxFrame {
+	if m == nil || !m.Write || t.regs.sp()-m.Start < need {
 		return fmt.Errorf("its stack has no room")
 	}
 	if m.Path == "[stack]" {
@@ -277,10 +286,20 @@ func (p *proc) inject(t *thread, g gadgets, deadline time.Time, opt *Options, ru
 	if err := in.begin(); err != nil {
 		return errors.Join(err, in.abandon(), restore())
 	}
-	if err := run(in); err != nil {
-		return errors.Join(err, in.end(), restore())
+	err = run(in)
+	if !errors.Is(err, errLate) {
+		err = errors.Join(err, in.end())
 	}
-	return errors.Join(in.end(), restore())
+	if errors.Is(err, errLate) {
+		return in.late() // it still needs the gadgets
+	}
+	return errors.Join(err, restore())
+}
+
+// late says that a thread has not come back when the time was over. It goes on
+// alone, and finds its way back.
+func (in *injection) late() error {
+	return &BusyError{PID: in.p.pid, Thread: in.t.tid, Reason: "does not come back from a call that it makes for the patch"}
 }
 
 // begin writes the frame and moves the thread to the system call instruction.
@@ -336,6 +355,36 @@ func (in *injection) call(nr uint64, args ...uint64) (uint64, error) {
 	return result, nil
 }
 
+// callStack is the stack that code run by a thread may need besides.
+const callStack = 16 << 10
+
+// run lets the thread run code of a patch, as if that were a signal handler, up
+// to the system call by which it returns; end does the rest. The code finds its
+// way back alone. If the time is over it is left to that.
+func (in *injection) run(code uint64) error {
+	r := in.saved.running(in.gadgets, in.frame, code)
+	if err := in.t.setRegs(&r); err != nil {
+		return err
+	}
+	in.opt.at("run")
+	for entry := true; ; entry = !entry {
+		if err := in.toSyscallStop(); err != nil {
+			return err
+		}
+		if err := in.t.getRegs(); err != nil {
+			return err
+		}
+		nr, err := in.t.callNumber()
+		if err != nil {
+			return err
+		}
+		if entry && nr == unix.SYS_RT_SIGRETURN {
+			in.returning = true
+			return nil
+		}
+	}
+}
+
 // toSyscallStop runs the thread to the next entry to or exit from a system
 // call. Everything is blocked but SIGSTOP and what the thread's own
 // instructions raise.
@@ -367,7 +416,10 @@ func (in *injection) end() error {
 	if !in.t.stopped { // it was not in time, and is on its way
 		return nil
 	}
-	err := in.toSyscallStop()
+	var err error
+	if !in.returning {
+		err = in.toSyscallStop()
+	}
 	if err == nil {
 		err = in.onItsWay()
 	}

@@ -40,6 +40,8 @@ type installation struct {
 	reused   bool          // mapped by an earlier one, for the same patch
 	memory   [parts][]byte // linked for record.Base
 	data     []byte        // the writable part, if it is to be written while nobody runs
+
+	unwinders []unwinder // that are to be told of it, in the order of the record's
 }
 
 // prepare finds the target of one part of a package in the process and makes
@@ -62,7 +64,10 @@ func (p *proc) prepare(pkg *pack.Package, index int, digest [32]byte, stay []*li
 	if err := in.fillRecord(pkg.Manifest, digest); err != nil {
 		return nil, err
 	}
-	if in.layout, err = layOut(in.layout.obj, uint64(len(in.record.Encode()))); err != nil {
+	if err := in.findUnwinders(); err != nil {
+		return nil, err
+	}
+	if in.layout, err = layOut(in.layout.obj, uint64(len(in.record.Encode())), in.spare()); err != nil {
 		return nil, refusal.New(refusal.Unsupported, t.Name, "%v", err)
 	}
 	in.record.Sizes = in.layout.sizes
@@ -189,6 +194,7 @@ func (in *installation) fillRecord(m *manifest.Manifest, digest [32]byte) error 
 			Old: bytes.Clone(w.Expected), New: make([]byte, w.Length),
 		})
 	}
+	in.record.Symbols = in.symbols()
 	in.findSlots()
 	in.record.Writes = in.ownWrites()
 	if t.Version() != "" && t.Dispatch() != manifest.DispatchSlot {
@@ -202,6 +208,19 @@ func (in *installation) ownWrites() []live.Write {
 	return slices.DeleteFunc(slices.Clone(in.writes), func(w live.Write) bool {
 		return in.hosted[w.Function]
 	})
+}
+
+// symbols are the names of the payload's code besides the replacements, each with
+// its size; where they are is known once the patch has a place.
+func (in *installation) symbols() (list []live.Symbol) {
+	for i := range in.layout.obj.Symbols {
+		s := &in.layout.obj.Symbols[i]
+		named := s.Type == elf.STT_FUNC && s.Name != "" && s.Section > 0 && s.Section < len(in.layout.obj.Sections)
+		if named && !slices.ContainsFunc(in.target.Functions, func(f manifest.Function) bool { return f.Replacement == s.Name }) {
+			list = append(list, live.Symbol{Name: s.Name, Size: s.Size})
+		}
+	}
+	return list
 }
 
 // claims compares the patch with those that stay applied, and refuses one that
@@ -335,6 +354,9 @@ func (in *installation) link(base uint64) error {
 	for i := range in.record.Functions {
 		in.record.Functions[i].New, _, _ = in.layout.symbol(in.target.Functions[i].Replacement, base)
 	}
+	for i := range in.record.Symbols {
+		in.record.Symbols[i].Addr, _, _ = in.layout.symbol(in.record.Symbols[i].Name, base)
+	}
 	for i := range in.target.Writes {
 		if err := in.fill(&in.target.Writes[i], &in.writes[i]); err != nil {
 			return fmt.Errorf("%s: %w", in.where(), err)
@@ -342,6 +364,9 @@ func (in *installation) link(base uint64) error {
 	}
 	copy(in.record.Writes, in.ownWrites()) // behind them is that of the version, if there is one
 	if err := in.placePieces(); err != nil {
+		return fmt.Errorf("%s: %w", in.where(), err)
+	}
+	if err := in.placeCalls(memory[partExec]); err != nil {
 		return fmt.Errorf("%s: %w", in.where(), err)
 	}
 	copy(memory[partRead], in.record.Encode())

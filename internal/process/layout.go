@@ -25,6 +25,7 @@ type layout struct {
 	place  []uint64 // by section: offset from the start; only where placed
 	placed []bool
 	sizes  [parts]uint64 // whole pages
+	spare  [parts]uint64 // offsets of what is kept free at the end of each part
 	relocs []relocation
 }
 
@@ -35,8 +36,8 @@ type relocation struct {
 }
 
 // layOut places the allocated sections of a payload behind a record of the
-// given size.
-func layOut(obj *elfpatch.File, record uint64) (*layout, error) {
+// given size, and keeps bytes free behind them.
+func layOut(obj *elfpatch.File, record uint64, spare [parts]uint64) (*layout, error) {
 	l := &layout{obj: obj, place: make([]uint64, len(obj.Sections)), placed: make([]bool, len(obj.Sections))}
 	used := [parts]uint64{partRead: record}
 	part := make([]int, len(obj.Sections))
@@ -62,8 +63,12 @@ func layOut(obj *elfpatch.File, record uint64) (*layout, error) {
 	base := uint64(0)
 	var starts [parts]uint64
 	for p := range used {
-		l.sizes[p] = alignUp(used[p], pageSize)
+		if spare[p] > 0 {
+			used[p] = alignUp(used[p], spareAlign)
+		}
+		l.sizes[p] = alignUp(used[p]+spare[p], pageSize)
 		starts[p] = base
+		l.spare[p] = base + used[p]
 		base += l.sizes[p]
 	}
 	for i := range l.place {
@@ -71,6 +76,9 @@ func layOut(obj *elfpatch.File, record uint64) (*layout, error) {
 	}
 	return l, l.collect()
 }
+
+// spareAlign is the alignment of what is kept free: that of the largest types.
+const spareAlign = 16
 
 func partOf(s *elfpatch.Section) (int, error) {
 	const wx = elf.SHF_WRITE | elf.SHF_EXECINSTR

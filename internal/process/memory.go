@@ -113,22 +113,22 @@ func (in *installation) store(t *thread) error {
 }
 
 // unmapAll takes the memory of patches away that never were applied. If no
-// thread can be had for it, the memory stays and is marked as retired; that is
-// told in the returned note.
+// thread can be had for it, or an unwinder may know the patch, the memory stays
+// and is marked as retired; that is told in the returned note.
 func unmapAll(p *proc, list []*installation, opt *Options) (note string) {
 	const limit = time.Second
-	err := p.withThread(time.Now().Add(limit), opt, func(c *injection) error {
-		for _, in := range list {
-			if !in.mapped {
-				continue
+	free, err := p.forgetAll(list, time.Now().Add(3*limit), opt)
+	if len(free) > 0 {
+		err = errors.Join(err, p.withThread(time.Now().Add(limit), opt, func(c *injection) error {
+			for _, in := range free {
+				if _, err := c.call(unix.SYS_MUNMAP, in.record.Base, in.record.Size()); err != nil {
+					return err
+				}
+				in.mapped = false
 			}
-			if _, err := c.call(unix.SYS_MUNMAP, in.record.Base, in.record.Size()); err != nil {
-				return err
-			}
-			in.mapped = false
-		}
-		return nil
-	})
+			return nil
+		}))
+	}
 	if err == nil || errors.Is(err, errEnded) || errors.Is(err, errExec) {
 		return "" // the memory is gone
 	}
@@ -139,4 +139,24 @@ func unmapAll(p *proc, list []*installation, opt *Options) (note string) {
 		}
 	}
 	return note
+}
+
+// forgetAll makes the unwinders forget patches to which nothing has led, and
+// returns those that no unwinder knows, or will come to know.
+func (p *proc) forgetAll(list []*installation, deadline time.Time, opt *Options) (free []*installation, err error) {
+	for _, in := range list {
+		if !in.mapped {
+			continue
+		}
+		if e := p.forget(&in.record, deadline, opt); e != nil {
+			err = errors.Join(err, e)
+			continue
+		}
+		if in.record.Known() { // a thread is on its way to tell of it
+			err = errors.Join(err, fmt.Errorf("a thread has not come back from the unwinder"))
+			continue
+		}
+		free = append(free, in)
+	}
+	return free, err
 }

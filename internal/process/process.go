@@ -206,6 +206,23 @@ type Report struct {
 	Handlers int `json:"handlers,omitempty"` // of breakpoints
 }
 
+// A SymbolFile is what debuggers and profilers need of a patch of one file.
+type SymbolFile struct {
+	Patch     string     `json:"patch"`
+	Target    string     `json:"target"`
+	State     string     `json:"state"`
+	Text      uint64     `json:"text"` // address of its code
+	Functions []Function `json:"functions"`
+	Data      []byte     `json:"-"` // an ELF file
+}
+
+// Function is code of a patch.
+type Function struct {
+	Name    string `json:"name"`
+	Address uint64 `json:"address"`
+	Size    uint64 `json:"size"`
+}
+
 // Pause is how long the last stop took, in nanoseconds. Total is from the
 // first request to stop to the last thread's release, so that no thread was
 // held longer. With SwitchInt3 it is the longest time for which one thread was

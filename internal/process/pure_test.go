@@ -93,7 +93,7 @@ func object(t *testing.T) *elfpatch.File {
 }
 
 func TestLayout(t *testing.T) {
-	l, err := layOut(object(t), 50)
+	l, err := layOut(object(t), 50, [parts]uint64{})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -159,7 +159,7 @@ func TestLayoutRefuses(t *testing.T) {
 	} {
 		f := object(t)
 		tc.change(f)
-		if _, err := layOut(f, 50); err == nil || !strings.Contains(err.Error(), tc.want) {
+		if _, err := layOut(f, 50, [parts]uint64{}); err == nil || !strings.Contains(err.Error(), tc.want) {
 			t.Errorf("%s: %v, want %q", tc.name, err, tc.want)
 		}
 	}

@@ -4,6 +4,7 @@ package process
 
 import (
 	"bytes"
+	"slices"
 
 	"golang.org/x/sys/unix"
 
@@ -24,8 +25,11 @@ func (in *installation) reuse() bool {
 				in.record.State, in.record.Column = r.State, r.Column
 				in.p.patches.Records[i] = &in.record
 			}
-			if n := len(in.memory[partWrite]); n > 0 {
-				in.data = in.memory[partWrite]
+			for i := range r.Unwinders {
+				in.record.Unwinders[i].State = r.Unwinders[i].State
+			}
+			if data := in.variables(); len(data) > 0 {
+				in.data = data
 			}
 			return true
 		}
@@ -36,6 +40,9 @@ func (in *installation) reuse() bool {
 // fits reports whether the memory of a record is what the installation would
 // map and fill at that place. If so the installation is linked for it.
 func (in *installation) fits(r *live.Record) bool {
+	if slices.ContainsFunc(r.Unwinders, func(u live.Unwinder) bool { return u.State == live.Telling || u.State == live.Forgetting }) {
+		return false // a thread may be on its way to say so
+	}
 	if r.Sizes != in.record.Sizes || r.Base < in.window.low || r.Base > in.window.high || in.link(r.Base) != nil {
 		return false
 	}

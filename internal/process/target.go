@@ -44,6 +44,10 @@ type proc struct {
 	counted int              // threads that the last visit saw
 	longest time.Duration    // that a visit held one
 	opt     *Options         // of tests, nil without
+
+	// demand, if set, is what a thread that is to make calls has to comply with
+	// besides.
+	demand func(t *thread) error
 }
 
 // open gets hold of a process and reads what it maps, without stopping it.

@@ -31,6 +31,8 @@ func Repair([]int, Remedy, Options) (*Repaired, error) { return nil, unsupported
 
 func Status(int) (*Report, error) { return nil, unsupported() }
 
+func Symbols(int) ([]SymbolFile, error) { return nil, unsupported() }
+
 func Conflicts(int, *pack.Package) ([]Conflict, error) { return nil, unsupported() }
 
 func Running(string) func(int) bool { return nil }

@@ -64,6 +64,15 @@ func (r registers) calling(g gadgets, frame, nr uint64, args ...uint64) register
 	return r
 }
 
+// running returns those of a thread that is about to run code as if that were a
+// signal handler: the stack pointer is at the frame, which begins with the address
+// to return to.
+func (r registers) running(g gadgets, frame, code uint64) registers {
+	r = r.calling(g, frame, 0)
+	r.Rip, r.Rax = code, 0
+	return r
+}
+
 // leaving are the registers with which a thread makes its last system call.
 func (r registers) leaving(g gadgets, nr, arg uint64) registers {
 	r.Rip, r.Rax, r.OrigRax, r.Rdi = g.syscall, nr, ^uint64(0), arg

@@ -194,7 +194,7 @@ func TestHostileNames(t *testing.T) {
 
 // A refused patch has a page too, with the reasons, what to do, and the code.
 func TestRefused(t *testing.T) {
-	in := inputs(t, "except.O2.before.o", "except.catch.after.o")
+	in := inputs(t, "busy.O2.before.o", "busy.O2.after.o")
 	in.Targets[0].Name = "except"
 	in.Targets[0].File = testkit.ELF(t, filepath.Join(testkit.Root(t), "testdata/binaries/x86_64-gcc/except"))
 	r, err := build.Run(in)
@@ -205,7 +205,7 @@ func TestRefused(t *testing.T) {
 	page := html(t, Input{Name: "fix", Version: "test", Result: r, Refusals: list, Record: in.Record, Remedy: remedies})
 	for _, want := range []string{
 		`<p class="verdict bad"><strong>Refused</strong> No package was written: 1 reason against the patch.</p>`,
-		`<code class="tag">unwind-needed</code>`, `<strong>Remedy.</strong>`, `id="f1-name"`, `<td>≠<td>`, "except_catch",
+		`<code class="tag">not-the-running-code</code>`, `<strong>Remedy.</strong>`, `id="f1-name"`, `<td>≠<td>`, "busy_linger",
 	} {
 		if !strings.Contains(page, want) {
 			t.Errorf("the page has no %q", want)

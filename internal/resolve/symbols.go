@@ -121,6 +121,27 @@ func (s *Scope) Lookup(name, version, library string) (uint64, error) {
 	return fail("no loaded image defines it")
 }
 
+// Defined returns the address of a function that an image itself defines and
+// exports, false if it does not.
+func (s *Scope) Defined(im *Image, name string) (uint64, bool) {
+	for i := range s.table(im).symbols {
+		sym := &s.tables[im].symbols[i]
+		if sym.Name == name && sym.Section != elfpatch.Undefined && sym.Type == elf.STT_FUNC && sym.Bind != elf.STB_LOCAL && !sym.Hidden {
+			return im.Bias + sym.Value, true
+		}
+	}
+	return 0, false
+}
+
+// Functions calls use for every function that an image exports.
+func (s *Scope) Functions(im *Image, use func(name string, addr, size uint64)) {
+	for _, sym := range s.table(im).symbols {
+		if sym.Section != elfpatch.Undefined && (sym.Type == elf.STT_FUNC || sym.Type == elf.STT_GNU_IFUNC) {
+			use(sym.Name, im.Bias+sym.Value, sym.Size)
+		}
+	}
+}
+
 // find returns the definition that satisfies a reference.
 func (t *table) find(name, version string) *elfpatch.DynSymbol {
 	for i := range t.symbols {
