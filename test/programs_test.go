@@ -290,6 +290,21 @@ func TestCPlusPlus(t *testing.T) {
 	p.expect("plain 4", "11")
 }
 
+// One that catches what a function of the program throws, and cleans up.
+func TestCatching(t *testing.T) {
+	dir := binary("x86_64-gcc")
+	pkg := createPackage(t, "catching", binary("x86_64-gcc/except"), [2]string{filepath.Join(dir, "except.O2.before.o"), filepath.Join(dir, "except.catch.after.o")})
+	p := start(t, binary("x86_64-gcc/except"))
+	p.expect("catch 3", "9")
+	p.expect("catch -3", "-3")
+	apply(t, pkg, p)
+	p.expect("catch 3", "10")
+	p.expect("catch -3", "-3")
+	revert(t, "catching", p)
+	p.expect("catch 3", "9")
+	p.expect("catch -3", "-3")
+}
+
 // createError makes a package that must be refused.
 func createError(t *testing.T, program string, pair [2]string) error {
 	t.Helper()
@@ -321,7 +336,6 @@ func TestCreateRefuses(t *testing.T) {
 		name, program, before, after string
 		want                         refusal.Code
 	}{
-		{"a function that catches", "except", "except.O2.before.o", "except.catch.after.o", refusal.UnwindNeeded},
 		{"unrelated objects", "prog", "counter.O2.before.o", "switch.O2.after.o", refusal.ObjectsUnrelated},
 		{"an object of another build", "prog", "counter.O0.before.o", "counter.O0.after.o", refusal.NotTheRunningCode},
 	} {

@@ -67,6 +67,7 @@ func commands() []*cli.Command {
 		scanCommand(),
 		watchCommand(),
 		statusCommand(),
+		symbolsCommand(),
 		repairCommand(),
 		conflictsCommand(),
 		demoCommand(),
