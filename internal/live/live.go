@@ -92,8 +92,8 @@ type Record struct {
 	Functions []Function
 	Writes    []Write
 	Slots     []Slot
-	Index     uint64 // address of the byte that holds the column; 0 if it hosts no slot
-	Handler   Extent // that reads it
+	Index     uint64   // address of the byte that holds the column; 0 if it hosts no slot
+	Handler   Extent   // that reads it
 	Symbols   []Symbol // of the patch's code, besides the replacements
 
 	Frames    Extent     // the section that tells how the patch's functions are unwound; none if empty
@@ -124,7 +124,7 @@ type Unwinder struct {
 type Registration uint8
 
 const (
-	Unknown    Registration = 0
+	Untold     Registration = 0
 	Telling    Registration = 1
 	Registered Registration = 2
 	Forgetting Registration = 3
@@ -133,7 +133,7 @@ const (
 
 // Known reports whether an unwinder may know the patch, or come to know it.
 func (r *Record) Known() bool {
-	return slices.ContainsFunc(r.Unwinders, func(u Unwinder) bool { return u.State != Unknown && u.State != Forgotten })
+	return slices.ContainsFunc(r.Unwinders, func(u Unwinder) bool { return u.State != Untold && u.State != Forgotten })
 }
 
 // Registered reports whether all unwinders of the target know the patch.

@@ -64,6 +64,7 @@ func (p *proc) prepare(pkg *pack.Package, index int, digest [32]byte, stay []*li
 	if err := in.fillRecord(pkg.Manifest, digest); err != nil {
 		return nil, err
 	}
+	in.record.Symbols = in.symbols()
 	if err := in.findUnwinders(); err != nil {
 		return nil, err
 	}
@@ -194,7 +195,6 @@ func (in *installation) fillRecord(m *manifest.Manifest, digest [32]byte) error 
 			Old: bytes.Clone(w.Expected), New: make([]byte, w.Length),
 		})
 	}
-	in.record.Symbols = in.symbols()
 	in.findSlots()
 	in.record.Writes = in.ownWrites()
 	if t.Version() != "" && t.Dispatch() != manifest.DispatchSlot {

@@ -168,7 +168,7 @@ func (in *installation) hostNone() error {
 	in.findSlots()
 	in.record.Writes = in.ownWrites()
 	var err error
-	if in.layout, err = layOut(in.layout.obj, uint64(len(in.record.Encode()))); err != nil {
+	if in.layout, err = layOut(in.layout.obj, uint64(len(in.record.Encode())), in.spare()); err != nil {
 		return refusal.New(refusal.Unsupported, in.target.Name, "%v", err)
 	}
 	in.record.Sizes = in.layout.sizes
