@@ -55,19 +55,12 @@ func buildAction(c *cli.Context) error {
 	if err != nil {
 		return hintHelp(err, c.Command)
 	}
-	if err := checkReport(c); err != nil {
-		return err
-	}
 	kernel := c.IsSet("kernel") || c.IsSet("kernel-src")
 	never := ofStubs
 	if kernel {
 		never = slices.Concat(ofSources, ofStubs)
 	}
-	allow, err := allowed(c.StringSlice("allow"), never...)
-	if err != nil {
-		return hintHelp(err, c.Command)
-	}
-	key, err := signingKey(c)
+	allow, key, err := making(c, never)
 	if err != nil {
 		return err
 	}

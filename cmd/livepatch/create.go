@@ -123,15 +123,8 @@ func create(c *cli.Context, order *inputOrder) error {
 	if err != nil {
 		return hintHelp(err, c.Command)
 	}
-	allow, err := allowed(c.StringSlice("allow"), slices.Concat(ofSources, ofStubs)...)
+	allow, key, err := making(c, slices.Concat(ofSources, ofStubs))
 	if err != nil {
-		return hintHelp(err, c.Command)
-	}
-	key, err := signingKey(c)
-	if err != nil {
-		return err
-	}
-	if err := checkReport(c); err != nil {
 		return err
 	}
 	var opened images

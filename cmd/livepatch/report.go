@@ -11,6 +11,7 @@ import (
 	"livepatch/internal/build"
 	"livepatch/internal/image"
 	"livepatch/internal/pack"
+	"livepatch/internal/refusal"
 	"livepatch/internal/report"
 	"livepatch/internal/sign"
 )
@@ -25,6 +26,19 @@ func checkReport(c *cli.Context) error {
 		return hintHelp(usageErrorf("--report %s is the package file", page), c.Command)
 	}
 	return nil
+}
+
+// making reads the options of all commands that make packages: what is allowed, of
+// codes that the command refuses for, and the key to sign with. It checks where the
+// page goes.
+func making(c *cli.Context, never []refusal.Code) (allow []refusal.Code, key sign.PrivateKey, err error) {
+	if allow, err = allowed(c.StringSlice("allow"), never...); err != nil {
+		return nil, key, hintHelp(err, c.Command)
+	}
+	if key, err = signingKey(c); err != nil {
+		return nil, key, err
+	}
+	return allow, key, checkReport(c)
 }
 
 // makePackage runs the pipeline and writes the package and the page, both or

@@ -60,15 +60,8 @@ func makeStub(c *cli.Context) error {
 	if err != nil {
 		return hintHelp(err, c.Command)
 	}
-	allow, err := allowed(c.StringSlice("allow"), ofSources...)
+	allow, key, err := making(c, ofSources)
 	if err != nil {
-		return hintHelp(err, c.Command)
-	}
-	key, err := signingKey(c)
-	if err != nil {
-		return err
-	}
-	if err := checkReport(c); err != nil {
 		return err
 	}
 	var opened images
