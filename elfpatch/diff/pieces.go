@@ -12,32 +12,33 @@ import (
 
 // piece is a function, a variable, or a constant.
 type piece struct {
-	id          int
-	sec         int // 0: a common symbol
-	off, size   uint64
+	id        int
+	sec       int // 0: a common symbol
+	off, size uint64
+	sym       int    // the symbol that names it, 0 if none does
+	syms      []int  // all symbols in it
+	name      string // of sym; else where it is
+	refs      []ref  // by offset
+	twin      *piece // in the other object
+	parent    *piece // the function that this outlined part belongs to
+	parts     []*piece
+	frame     *frame // how it is unwound, nil if nothing tells
+	index     []insn
+	judged    *pairing         // of the piece and its twin, in the original object
+	special   *kernel.NameRule // kernel: it stands for a place in the code, not for state; the patch brings its own
+	entries   []*piece         // kernel: entries of tables about this code, by section and place
+	about     *piece           // kernel: the code that this entry is about
+
 	kind        pieceKind
 	live        bool // writable: the running copy stays in use
 	tls         bool
-	bss         bool   // no contents but zeros
-	sym         int    // the symbol that names it, 0 if none does
-	syms        []int  // all symbols in it
-	name        string // of sym; else where it is
-	refs        []ref  // by offset
-	twin        *piece // in the other object
-	parent      *piece // the function that this outlined part belongs to
-	parts       []*piece
-	table       bool             // its words are distances from its start
-	special     *kernel.NameRule // kernel: it stands for a place in the code, not for state; the patch brings its own
-	replacement bool             // kernel: of an alternative, behind a function
-	prefix      bool             // kernel: the padding before the function that is its parent
-	entries     []*piece         // kernel: entries of tables about this code, by section and place
-	ignored     bool             // kernel: the author wants its changes ignored
-	site        bool             // kernel: ftrace can redirect it
-	about       *piece           // kernel: the code that this entry is about
-	broken      bool             // code: not all bytes are instructions
-	frame       *frame           // how it is unwound, nil if nothing tells
-	index       []insn
-	judged      *pairing // of the piece and its twin, in the original object
+	bss         bool // no contents but zeros
+	table       bool // its words are distances from its start
+	broken      bool // code: not all bytes are instructions
+	replacement bool // kernel: of an alternative, behind a function
+	prefix      bool // kernel: the padding before the function that is its parent
+	ignored     bool // kernel: the author wants its changes ignored
+	site        bool // kernel: ftrace can redirect it
 }
 
 type pieceKind uint8

@@ -61,19 +61,20 @@ const (
 
 // ref is one reference that a piece makes.
 type ref struct {
-	off      uint64      // of the field, from the start of the piece
-	typ      uint32      // relocation type; for implicit ones that which fits the field
-	implicit bool        // the assembler filled the field
-	mem      bool        // implicit: an address or data, not a branch
-	sym      uint32      // the symbol named, 0 if implicit
-	sec      int         // section of the target; 0 if the symbol is not defined here
-	to       *piece      // nil if the symbol is not defined here
-	add      int64       // distance of the target from the start of to, or from the symbol
-	anchor   bool        // arm64: the address only serves other references: half of one, or a section anchor
-	spilled  bool        // arm64: the address goes where it is not followed, and may serve others there
-	derived  bool        // arm64: an access through an address in a register
-	how      *derivation // derived: how it came about
-	bias     int64       // the relocation's addend is add + bias when its symbol is at the start of to
+	off  uint64      // of the field, from the start of the piece
+	typ  uint32      // relocation type; for implicit ones that which fits the field
+	sym  uint32      // the symbol named, 0 if implicit
+	sec  int         // section of the target; 0 if the symbol is not defined here
+	to   *piece      // nil if the symbol is not defined here
+	add  int64       // distance of the target from the start of to, or from the symbol
+	bias int64       // the relocation's addend is add + bias when its symbol is at the start of to
+	how  *derivation // derived: how it came about
+
+	implicit bool // the assembler filled the field
+	mem      bool // implicit: an address or data, not a branch
+	anchor   bool // arm64: the address only serves other references: half of one, or a section anchor
+	spilled  bool // arm64: the address goes where it is not followed, and may serve others there
+	derived  bool // arm64: an access through an address in a register
 }
 
 // derivation is how a derived reference came about.
