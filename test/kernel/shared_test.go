@@ -8,13 +8,16 @@ import (
 	"strings"
 	"testing"
 
+	"livepatch/internal/pack"
 	"livepatch/internal/testkit"
 	"livepatch/internal/testkit/vm"
+	"livepatch/manifest"
 )
 
 // TestSourcePatches makes patches of source patches that others wrote: those named
 // -FAIL must not give one, all others are loaded, pass their own test while they
-// are and only then, and are reverted.
+// are and only then, and are reverted. Those without a test are seen to redirect
+// their functions and to call their callbacks.
 func TestSourcePatches(t *testing.T) {
 	for _, v := range versions {
 		t.Run(v, func(t *testing.T) {
@@ -59,23 +62,75 @@ func (k *target) addSource(t *testing.T, s *session, patch, out string) {
 		t.Errorf("%s: exit %d:\n%s", name, code, said)
 		return
 	}
-	for _, f := range replaced(said) {
-		object, _, _ := strings.Cut(f, " ")
-		if object != "vmlinux" && !slices.Contains(s.config.Modules, object) {
-			s.config.Modules = append(s.config.Modules, object)
+	p, err := pack.Read([]byte(read(t, file)))
+	if err != nil {
+		t.Fatal(err)
+	}
+	kernel := p.Manifest.Kernel
+	for _, o := range kernel.Objects {
+		if o.Name != "vmlinux" && !slices.Contains(s.config.Modules, o.Name) {
+			s.config.Modules = append(s.config.Modules, o.Name)
 		}
 	}
-	module := moduleSaid(t, said)
 	guest := "/" + name + ".lpatch"
 	s.config.Files = append(s.config.Files, vm.File{Name: guest, From: file})
-	s.do(name+"/apply", "livepatch apply "+guest+" --kernel", quiet(0))
+	s.do(name+"/apply", "livepatch apply "+guest+" --kernel", called(patch, "vmlinux", "PRE_PATCH", "POST_PATCH"))
 	check, err := os.ReadFile(filepath.Join(filepath.Dir(patch), name+"-LOADED.test"))
+	revert := "livepatch revert " + kernel.Module + " --kernel && [ ! -e /sys/module/" + kernel.Module + " ]"
 	if err == nil {
 		s.do(name+"/loaded", string(check), quiet(0))
-	}
-	s.do(name+"/revert", "livepatch revert "+module+" --kernel && [ ! -e /sys/module/"+module+" ]", quiet(0))
-	if err == nil {
+		s.do(name+"/revert", revert, quiet(0))
 		s.do(name+"/reverted", string(check), quiet(1))
+		return
+	}
+	for _, o := range kernel.Objects {
+		if o.Name != "vmlinux" {
+			s.do(name+"/"+o.Name, "modprobe "+o.Name, called(patch, o.Name, "PRE_PATCH", "POST_PATCH"))
+		}
+	}
+	s.do(name+"/redirected", "cat /sys/kernel/tracing/enabled_functions", redirected(kernel, true))
+	s.do(name+"/revert", revert, called(patch, "vmlinux", "PRE_UNPATCH", "POST_UNPATCH"))
+	s.do(name+"/original", "cat /sys/kernel/tracing/enabled_functions", redirected(kernel, false))
+}
+
+// redirected is the check that ftrace redirects the functions of a patch, or none of
+// them, as enabled_functions lists them: the name, the module, "I" for a changed
+// instruction pointer.
+func redirected(k *manifest.Kernel, want bool) func(t *testing.T, r *vm.StepResult) {
+	return func(t *testing.T, r *vm.StepResult) {
+		quiet(0)(t, r)
+		for _, o := range k.Objects {
+			module := ""
+			if o.Name != "vmlinux" {
+				module = ` \[` + o.Name + `\]`
+			}
+			for _, f := range o.Functions {
+				line := regexp.MustCompile(`(?m)^` + regexp.QuoteMeta(f.Name) + module + ` \(\d+\).* I\b`)
+				if line.MatchString(r.Output) != want {
+					t.Errorf("%s %s is redirected: %v", o.Name, f.Name, !want)
+				}
+			}
+		}
+	}
+}
+
+// called is the check that the callbacks of these kinds, if the patch has them, said
+// what they are called for, in this order.
+func called(patch, object string, kinds ...string) func(t *testing.T, r *vm.StepResult) {
+	return func(t *testing.T, r *vm.StepResult) {
+		quiet(0)(t, r)
+		rest := logText(r.Log)
+		for _, kind := range kinds {
+			m := regexp.MustCompile(`KPATCH_` + kind + `_CALLBACK\((\w+)\)`).FindStringSubmatch(read(t, patch))
+			if m == nil {
+				continue
+			}
+			_, after, found := strings.Cut(rest, m[1]+": "+object)
+			if !found {
+				t.Errorf("%s was not called for %s", m[1], object)
+			}
+			rest = after
+		}
 	}
 }
 
