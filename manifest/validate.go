@@ -106,8 +106,8 @@ func (m *Manifest) Validate() error {
 	if m.Format != Format {
 		c.add("format", "is %q, not %q", m.Format, Format)
 	}
-	if !validName(m.Name) {
-		c.add("name", "%.40q is not a patch name: 1 to %d letters, digits, '.', '_' or '-', the first a letter or digit", m.Name, MaxName)
+	if err := CheckName(m.Name); err != nil {
+		c.add("name", "%v", err)
 	}
 	c.text("tool.name", m.Tool.Name)
 	c.text("tool.version", m.Tool.Version)
@@ -212,6 +212,14 @@ func (c *checker) extent(where string, addr, size uint64) {
 	if size > math.MaxUint64-addr {
 		c.add(where, "%#x bytes at %#x run past the end of the address space", size, addr)
 	}
+}
+
+// CheckName says what is wrong with the name of a patch.
+func CheckName(s string) error {
+	if !validName(s) {
+		return fmt.Errorf("%.40q is not a patch name: 1 to %d letters, digits, '.', '_' or '-', the first a letter or digit", s, MaxName)
+	}
+	return nil
 }
 
 func validName(s string) bool {

@@ -143,6 +143,18 @@ func packageName(c *cli.Context) string {
 	return strings.TrimSuffix(filepath.Base(c.String("output")), ".lpatch")
 }
 
+// checkName refuses a name that no patch can have before anything is made.
+func checkName(c *cli.Context) error {
+	err := manifest.CheckName(packageName(c))
+	switch {
+	case err == nil:
+		return nil
+	case c.String("name") != "":
+		return hintHelp(usageErrorf("--name: %v", err), c.Command)
+	}
+	return hinted(usageErrorf("--output: %v", err), "name the patch with --name")
+}
+
 // buildRecord begins the manifest's record of the build.
 func buildRecord(c *cli.Context) (*manifest.Build, error) {
 	record := &manifest.Build{Description: c.String("description"), Version: c.String("patch-version"), CVE: c.StringSlice("cve")}

@@ -47,6 +47,9 @@ func merge(c *cli.Context) error {
 	if err != nil {
 		return err
 	}
+	if err := checkName(c); err != nil {
+		return err
+	}
 	p := newPrinter(c)
 	key, err := signingKey(c)
 	if err != nil {

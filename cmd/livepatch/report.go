@@ -29,9 +29,12 @@ func checkReport(c *cli.Context) error {
 }
 
 // making reads the options of all commands that make packages: what is allowed, of
-// codes that the command refuses for, and the key to sign with. It checks where the
-// page goes.
+// codes that the command refuses for, and the key to sign with. It checks the name
+// and where the page goes.
 func making(c *cli.Context, never []refusal.Code) (allow []refusal.Code, key sign.PrivateKey, err error) {
+	if err = checkName(c); err != nil {
+		return nil, key, err
+	}
 	if allow, err = allowed(c.StringSlice("allow"), never...); err != nil {
 		return nil, key, hintHelp(err, c.Command)
 	}
