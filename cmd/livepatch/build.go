@@ -28,7 +28,7 @@ func buildCommand() *cli.Command {
 			&cli.StringFlag{Name: "patch-version", Usage: "`VERSION` of the patch, for the manifest"},
 			&cli.StringFlag{Name: "description", Usage: "one line of `TEXT` for the manifest"},
 			&cli.StringSliceFlag{Name: "cve", Usage: "`ID` of what the patch fixes, CVE-2024-1234; repeatable"},
-			dispatchFlag(), requiresFlag(), allowFlag(), signFlag(), reportFlag(), jsonFlag(),
+			dispatchFlag(), requiresFlag(), allowFlag(), signFlag(), reportFlag(), demangleFlag(), jsonFlag(),
 		}, buildKernelFlags(), buildProgramFlags()),
 		Description: `
 Compiles what the patch touches, before and after, with the compiler and flags

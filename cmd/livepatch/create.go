@@ -32,7 +32,7 @@ func createCommand() *cli.Command {
 			&cli.GenericFlag{Name: "debug", Value: order.flag("debug"), Usage: "separate debug `FILE` of the --target before"},
 			&cli.StringFlag{Name: "patch", Usage: "source patch `FILE` that the pairs come from: functions of which it only moved lines are left alone"},
 			&cli.StringFlag{Name: "name", Usage: "`NAME` of the patch (default: that of the package file)"},
-			dispatchFlag(), requiresFlag(), allowFlag(), signFlag(), reportFlag(), jsonFlag(),
+			dispatchFlag(), requiresFlag(), allowFlag(), signFlag(), reportFlag(), demangleFlag(), jsonFlag(),
 		}, createKernelFlags()...),
 		Description: `
 Compares each pair of objects, proves that the first is the code of the target,
@@ -291,14 +291,14 @@ func printCreated(p *printer, output string, result *build.Result, data []byte, 
 		p.Printf("%s  %s %s\n", p.Paint(bold, t.Name), t.Machine, t.Kind)
 		for _, f := range t.Functions {
 			p.Printf("  replace  %-28s %#x  %d -> %d bytes, %s at %#x (%s)\n",
-				f.Name, f.Address, f.Size, f.NewSize, f.Strategy, f.Site.Address, f.Proof)
+				p.names(f.Name), f.Address, f.Size, f.NewSize, f.Strategy, f.Site.Address, f.Proof)
 		}
 		for _, v := range t.Variables {
-			p.Printf("  share    %-28s %s\n", v.Name, variableText(v))
+			p.Printf("  share    %-28s %s\n", p.names(v.Name), variableText(v, p.names))
 		}
 	}
 	for _, f := range once {
-		p.Printf("  once     %-28s %s  %s has the same code, %s is used\n", f.Function, f.Target, f.Left, f.Used)
+		p.Printf("  once     %-28s %s  %s has the same code, %s is used\n", p.names(f.Function), f.Target, f.Left, f.Used)
 	}
 	printFindings(p, result.Findings)
 	p.Printf("wrote %s: %d bytes, digest %s\n", output, len(data), pack.Digest(data)[:16])
@@ -306,13 +306,13 @@ func printCreated(p *printer, output string, result *build.Result, data []byte, 
 }
 
 // variableText says where a shared variable is and how that is known.
-func variableText(v manifest.Variable) string {
+func variableText(v manifest.Variable, names func(string) string) string {
 	where := "thread-local"
 	if v.Address != 0 {
 		where = fmt.Sprintf("%#x", v.Address)
 	}
 	if v.Uses == 0 {
-		return fmt.Sprintf("%s (%s)", where, v.Found)
+		return fmt.Sprintf("%s (%s)", where, names(v.Found))
 	}
-	return fmt.Sprintf("%s (%s, %s)", where, v.Found, plural(v.Uses, "use agrees", "uses agree"))
+	return fmt.Sprintf("%s (%s, %s)", where, names(v.Found), plural(v.Uses, "use agrees", "uses agree"))
 }

@@ -18,7 +18,7 @@ func diffCommand() *cli.Command {
 		Name: "diff", Usage: "say what changed between two objects or packages", ArgsUsage: "ORIG PATCHED", Category: groupLook,
 		Flags: []cli.Flag{
 			jsonFlag(),
-			&cli.BoolFlag{Name: "demangle", Aliases: []string{"C"}, Usage: "show C++ and Rust names as in the source", DisableDefaultText: true},
+			demangleFlag(),
 		},
 		Description: `
 Compares two relocatable objects function by function: instructions with what
@@ -76,7 +76,7 @@ func diffAction(c *cli.Context) error {
 		}
 	} else {
 		var b strings.Builder
-		if err := report.Text(&b, namer(c.Bool("demangle"))); err != nil {
+		if err := report.Text(&b, p.names); err != nil {
 			return err
 		}
 		p.Printf("%s", b.String())

@@ -75,9 +75,8 @@ func diffPackages(c *cli.Context, p *printer, paths []string) error {
 	if p.json {
 		return p.JSON(d)
 	}
-	names := namer(c.Bool("demangle"))
 	for _, ch := range d.Changes {
-		printPackageChange(p, ch, names)
+		printPackageChange(p, ch)
 	}
 	switch {
 	case d.Same:
@@ -90,13 +89,13 @@ func diffPackages(c *cli.Context, p *printer, paths []string) error {
 	return nil
 }
 
-func printPackageChange(p *printer, ch compose.Change, names func(string) string) {
+func printPackageChange(p *printer, ch compose.Change) {
 	where := ch.What
 	if ch.Target != "" {
 		where += " " + ch.Target
 	}
 	if ch.Where != "" {
-		where += " " + names(ch.Where)
+		where += " " + p.names(ch.Where)
 	}
 	switch ch.Change {
 	case "added":

@@ -5,7 +5,6 @@ import (
 	"strings"
 	"text/tabwriter"
 
-	"github.com/ianlancetaylor/demangle"
 	"github.com/urfave/cli/v2"
 
 	"livepatch/internal/check"
@@ -23,7 +22,7 @@ func inspectCommand() *cli.Command {
 		Flags: []cli.Flag{
 			jsonFlag(),
 			&cli.StringFlag{Name: "report", Usage: "page for reviewers to write too, one HTML `FILE`; of packages only"},
-			&cli.BoolFlag{Name: "demangle", Aliases: []string{"C"}, Usage: "show C++ and Rust names as in the source", DisableDefaultText: true},
+			demangleFlag(),
 		},
 		Description: `
 Reads a package, checks every byte of it, and prints the target, the functions
@@ -78,9 +77,8 @@ func inspect(c *cli.Context) error {
 		return err
 	}
 	in := inspection{File: args[0], Size: len(b), Digest: pack.Digest(b), Signed: check.Signers(pkg, sign.Policy{}), Manifest: pkg.Manifest}
-	names := namer(c.Bool("demangle"))
 	if pkg.Manifest.Kernel != nil {
-		return inspectKernel(p, in, pkg, names)
+		return inspectKernel(p, in, pkg)
 	}
 	if in.Payloads, err = check.Payloads(pkg); err != nil {
 		return fmt.Errorf("inspect %s: %w", args[0], err)
@@ -93,7 +91,7 @@ func inspect(c *cli.Context) error {
 		p.Printf("requires %s  %s\n", r.Name, r.SHA256)
 	}
 	for i := range pkg.Manifest.Targets {
-		printTarget(p, &pkg.Manifest.Targets[i], in.Payloads[i], names)
+		printTarget(p, &pkg.Manifest.Targets[i], in.Payloads[i])
 	}
 	return nil
 }
@@ -128,16 +126,7 @@ func inFile(path string, err error) error {
 	return list
 }
 
-// namer returns how names are shown. Demangled names are not unique, so they
-// are for reading only.
-func namer(demangled bool) func(string) string {
-	if !demangled {
-		return func(s string) string { return s }
-	}
-	return func(s string) string { return demangle.Filter(s, demangle.NoClones, demangle.MaxLength(12)) }
-}
-
-func printTarget(p *printer, t *manifest.Target, pl check.Payload, names func(string) string) {
+func printTarget(p *printer, t *manifest.Target, pl check.Payload) {
 	p.Printf("\n%s  %s (%s, %s)\n", p.Paint(bold, "target"), t.Name, t.Kind, t.Machine)
 	if len(t.BuildID) > 0 {
 		p.Printf("  build-id  %s\n", t.BuildID)
@@ -154,22 +143,22 @@ func printTarget(p *printer, t *manifest.Target, pl check.Payload, names func(st
 
 	rows = newTable(p, "functions", "ADDRESS", "OLD", "NEW", "STRATEGY", "SITE", "PROOF", "OBJECT", "NAME")
 	for _, f := range t.Functions {
-		rows.row(fmt.Sprintf("%#x", f.Address), fmt.Sprint(f.Size), fmt.Sprint(f.NewSize), strategy(&f), f.Site.Kind, f.Proof, f.Object, names(f.Name))
+		rows.row(fmt.Sprintf("%#x", f.Address), fmt.Sprint(f.Size), fmt.Sprint(f.NewSize), strategy(&f), f.Site.Kind, f.Proof, f.Object, p.names(f.Name))
 	}
 	rows.print()
 
 	rows = newTable(p, "variables", "ADDRESS", "SIZE", "USES", "FOUND", "NAME")
 	for _, v := range t.Variables {
-		rows.row(fmt.Sprintf("%#x", v.Address), fmt.Sprint(v.Size), fmt.Sprint(v.Uses), names(v.Found), names(v.Name))
+		rows.row(fmt.Sprintf("%#x", v.Address), fmt.Sprint(v.Size), fmt.Sprint(v.Uses), p.names(v.Found), p.names(v.Name))
 	}
 	rows.print()
 
 	rows = newTable(p, "imports", "SYMBOL", "KIND", "FROM")
 	for _, im := range t.Imports {
-		rows.row(names(im.Symbol), im.Kind, importSource(&im))
+		rows.row(p.names(im.Symbol), im.Kind, importSource(&im))
 	}
 	rows.print()
-	printWrites(p, t, names)
+	printWrites(p, t)
 }
 
 func importSource(im *manifest.Import) string {
@@ -189,16 +178,16 @@ func importSource(im *manifest.Import) string {
 	return s
 }
 
-func printWrites(p *printer, t *manifest.Target, names func(string) string) {
+func printWrites(p *printer, t *manifest.Target) {
 	p.Printf("\n  %s\n", p.Paint(bold, "writes"))
 	for i := range t.Writes {
 		w := &t.Writes[i]
-		p.Printf("    %s: %d bytes at %#x\n", names(t.Functions[w.Function].Name), w.Length, w.Address)
+		p.Printf("    %s: %d bytes at %#x\n", p.names(t.Functions[w.Function].Name), w.Length, w.Address)
 		for _, l := range check.Code(t.Machine, w.Expected, w.Address) {
 			p.Printf("      %s %#x  %-24s %s\n", p.Paint(red, "-"), l.Addr, l.Bytes, l.Text)
 		}
 		for _, l := range check.Replaced(t.Machine, w) {
-			p.Printf("      %s %#x  %-24s %s\n", p.Paint(green, "+"), l.Addr, l.Bytes, names(l.Text))
+			p.Printf("      %s %#x  %-24s %s\n", p.Paint(green, "+"), l.Addr, l.Bytes, p.names(l.Text))
 		}
 	}
 }

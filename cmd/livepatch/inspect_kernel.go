@@ -10,7 +10,7 @@ import (
 )
 
 // inspectKernel shows what a package for a kernel would do.
-func inspectKernel(p *printer, in inspection, pkg *pack.Package, names func(string) string) error {
+func inspectKernel(p *printer, in inspection, pkg *pack.Package) error {
 	k := pkg.Manifest.Kernel
 	x, err := modcheck.Describe(pkg.Members[k.Payload.Member])
 	if err != nil {
@@ -32,7 +32,7 @@ func inspectKernel(p *printer, in inspection, pkg *pack.Package, names func(stri
 		p.Printf("  warning   %s\n", printable(w))
 	}
 	for i := range k.Objects {
-		printKernelObject(p, &k.Objects[i], names)
+		printKernelObject(p, &k.Objects[i])
 	}
 	printModuleTables(p, x)
 	return nil
@@ -51,7 +51,7 @@ func printPatch(p *printer, in inspection) {
 	printBuild(p, m.Build)
 }
 
-func printKernelObject(p *printer, o *manifest.KernelObject, names func(string) string) {
+func printKernelObject(p *printer, o *manifest.KernelObject) {
 	p.Printf("\n%s  %s\n", p.Paint(bold, "object"), o.Name)
 	if o.Name != manifest.Vmlinux {
 		p.Printf("  build-id  %s\n", o.BuildID)
@@ -67,12 +67,12 @@ func printKernelObject(p *printer, o *manifest.KernelObject, names func(string) 
 	}
 	rows := newTable(p, "functions", "ADDRESS", "OLD", "NEW", "SITE", "PROOF", "OBJECT", "POSITION", "NAME")
 	for _, f := range o.Functions {
-		rows.row(at(f.Section, f.Address), fmt.Sprint(f.Size), fmt.Sprint(f.NewSize), f.Site.Kind, f.Proof, f.Object, fmt.Sprint(f.Position), printable(names(f.Name)))
+		rows.row(at(f.Section, f.Address), fmt.Sprint(f.Size), fmt.Sprint(f.NewSize), f.Site.Kind, f.Proof, f.Object, fmt.Sprint(f.Position), printable(p.names(f.Name)))
 	}
 	rows.print()
 	rows = newTable(p, "shared", "ADDRESS", "USES", "FOUND", "POSITION", "NAME")
 	for _, s := range o.Symbols {
-		rows.row(at(s.Section, s.Address), fmt.Sprint(s.Uses), printable(names(s.Found)), fmt.Sprint(s.Position), printable(names(s.Name)))
+		rows.row(at(s.Section, s.Address), fmt.Sprint(s.Uses), printable(p.names(s.Found)), fmt.Sprint(s.Position), printable(p.names(s.Name)))
 	}
 	rows.print()
 	rows = newTable(p, "callbacks", "KIND", "FUNCTION")

@@ -22,7 +22,7 @@ func matchCommand() *cli.Command {
 		Flags: []cli.Flag{
 			&cli.StringFlag{Name: "debug", Usage: "separate debug `FILE` of the target, for its symbols; looked for by build-id and link without"},
 			&cli.StringFlag{Name: "name", Usage: "only functions whose name matches the regular expression `RE`"},
-			&cli.BoolFlag{Name: "demangle", Aliases: []string{"C"}, Usage: "show C++ and Rust names as in the source", DisableDefaultText: true},
+			demangleFlag(),
 			jsonFlag(),
 		},
 		Description: `
@@ -132,7 +132,7 @@ func matchAction(c *cli.Context) error {
 	if p.json {
 		err = p.JSON(r)
 	} else {
-		printMatch(p, r, namer(c.Bool("demangle")))
+		printMatch(p, r)
 	}
 	if err == nil && len(r.missed()) > 0 {
 		return statusError(exitRefused)
@@ -285,7 +285,7 @@ func (r *matchReport) missed() (out []matchedFunc) {
 	return out
 }
 
-func printMatch(p *printer, r *matchReport, names func(string) string) {
+func printMatch(p *printer, r *matchReport) {
 	for _, f := range r.Functions {
 		if !f.Proven {
 			continue
@@ -300,7 +300,7 @@ func printMatch(p *printer, r *matchReport, names func(string) string) {
 				masked += ","
 			}
 		}
-		p.Printf("proven  %-32s %#x  %d bytes, by %s, %s\n", printable(names(f.Name)), f.Address, f.Size, f.Found, masked)
+		p.Printf("proven  %-32s %#x  %d bytes, by %s, %s\n", printable(p.names(f.Name)), f.Address, f.Size, f.Found, masked)
 	}
 	for _, f := range r.missed() {
 		p.Printf("%s  %s: %s [%s]\n", p.Paint(red, "not"), printable(f.Refusal.Where), printable(f.Refusal.Text), f.Refusal.Code)
@@ -308,7 +308,7 @@ func printMatch(p *printer, r *matchReport, names func(string) string) {
 		printLines(p, "target", f.Target)
 	}
 	for _, s := range r.Symbols {
-		p.Printf("static  %-32s %#x  %s, by %s, %s\n", printable(names(s.Name)), s.Address, s.Kind, printable(s.Found), plural(s.Uses, "use", "uses"))
+		p.Printf("static  %-32s %#x  %s, by %s, %s\n", printable(p.names(s.Name)), s.Address, s.Kind, printable(s.Found), plural(s.Uses, "use", "uses"))
 	}
 	for _, d := range r.Data {
 		p.Printf("data    %-32s %#x  %d bytes, %s\n", printable(d.Section), d.Address, d.Size, plural(d.Fields, "field", "fields"))

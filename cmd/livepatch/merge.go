@@ -19,7 +19,7 @@ func mergeCommand() *cli.Command {
 			&cli.StringFlag{Name: "output", Aliases: []string{"o"}, Required: true, Usage: "package `FILE` to write"},
 			&cli.StringFlag{Name: "name", Usage: "`NAME` of the patch (default: that of the package file)"},
 			signFlag(), moduleKeyFlag(), moduleCertFlag(),
-			jsonFlag(),
+			demangleFlag(), jsonFlag(),
 		},
 		Description: `
 Puts patches that were made apart into one package, which is applied and

@@ -11,6 +11,7 @@ import (
 	"text/tabwriter"
 	"unicode"
 
+	"github.com/ianlancetaylor/demangle"
 	"github.com/urfave/cli/v2"
 	"golang.org/x/term"
 
@@ -140,8 +141,9 @@ type printer struct {
 	wrote    bool // something went to standard output
 	outColor bool
 	errColor bool
-	live     bool // standard error shows progress
-	shown    bool // a progress line is shown
+	live     bool                // standard error shows progress
+	shown    bool                // a progress line is shown
+	names    func(string) string // how symbols are shown: as they are, or as in the source
 }
 
 const printerKey = "printer"
@@ -153,7 +155,8 @@ func newPrinter(c *cli.Context) *printer {
 		out: c.App.Writer, err: c.App.ErrWriter,
 		json:     c.Bool("json"),
 		outColor: colored(c.App.Writer), errColor: colored(c.App.ErrWriter),
-		live: terminal(c.App.ErrWriter),
+		live:  terminal(c.App.ErrWriter),
+		names: namer(c.Bool("demangle")),
 	}
 	if c.Command != nil {
 		p.command = c.Command.Name
@@ -165,6 +168,26 @@ func newPrinter(c *cli.Context) *printer {
 // jsonFlag is the --json of every command that informs.
 func jsonFlag() cli.Flag {
 	return &cli.BoolFlag{Name: "json", Usage: "print JSON", DisableDefaultText: true}
+}
+
+// demangleFlag is the --demangle of commands that print names of symbols.
+func demangleFlag() cli.Flag {
+	return &cli.BoolFlag{Name: "demangle", Aliases: []string{"C"}, Usage: "show C++ and Rust names as in the source", DisableDefaultText: true}
+}
+
+// namer returns how names, and places in functions, are shown. Demangled names are
+// not unique, so they are for reading only.
+func namer(demangled bool) func(string) string {
+	if !demangled {
+		return func(s string) string { return s }
+	}
+	return func(s string) string {
+		name, offset, at := strings.Cut(s, "+0x")
+		if name = demangle.Filter(name, demangle.NoClones, demangle.MaxLength(12)); at {
+			name += "+0x" + offset
+		}
+		return name
+	}
 }
 
 func terminal(w io.Writer) bool {

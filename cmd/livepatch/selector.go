@@ -35,6 +35,7 @@ func loaderFlags() []cli.Flag {
 			DefaultText: fmt.Sprintf("%v; kernels %v", process.DefaultTimeout, klp.DefaultTimeout)},
 		&cli.BoolFlag{Name: "scan-memory", Usage: "accept programs that switch stacks: look through all their memory while they stand", DisableDefaultText: true},
 		&cli.BoolFlag{Name: "dry-run", Usage: "do everything, the stop included, but change nothing", DisableDefaultText: true},
+		demangleFlag(),
 	}
 }
 
@@ -199,7 +200,7 @@ func printChange(p *printer, r *process.Result, did string) error {
 		for _, proc := range r.Processes {
 			for _, im := range proc.Images {
 				for _, w := range im.Journal {
-					p.Printf("process %d  %s  %s  %#x: %s -> %s\n", proc.PID, im.Target, p.Paint(bold, w.Function), w.Address, w.Old, w.New)
+					p.Printf("process %d  %s  %s  %#x: %s -> %s\n", proc.PID, im.Target, p.Paint(bold, p.names(w.Function)), w.Address, w.Old, w.New)
 				}
 			}
 		}

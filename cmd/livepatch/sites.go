@@ -24,7 +24,7 @@ func sitesCommand() *cli.Command {
 			&cli.StringSliceFlag{Name: "kind", Usage: "only sites of kind `K`: " + words(fentry.Kinds) + "; repeatable"},
 			&cli.StringSliceFlag{Name: "verdict", Usage: "only functions of verdict `V`: " + words(fentry.Verdicts) + "; repeatable"},
 			&cli.BoolFlag{Name: "tables", Usage: "say of each function of a kernel what the tables about code name in it", DisableDefaultText: true},
-			&cli.BoolFlag{Name: "demangle", Aliases: []string{"C"}, Usage: "show C++ and Rust names as in the source", DisableDefaultText: true},
+			demangleFlag(),
 			&cli.StringFlag{Name: "debug", Usage: "separate debug `FILE`, for its symbols; looked for by build-id and link without"},
 			jsonFlag(),
 		},
@@ -86,12 +86,12 @@ func sites(c *cli.Context) error {
 	if p.json {
 		return p.JSON(list)
 	}
-	printSiteList(p, &list, namer(c.Bool("demangle")))
+	printSiteList(p, &list)
 	return nil
 }
 
 // printSiteList leaves out the images of a process that have nothing to show.
-func printSiteList(p *printer, list *siteList, names func(string) string) {
+func printSiteList(p *printer, list *siteList) {
 	shown := 0
 	for _, r := range list.Images {
 		if list.PID != 0 && r.Summary.Functions == 0 {
@@ -100,7 +100,7 @@ func printSiteList(p *printer, list *siteList, names func(string) string) {
 		if shown++; shown > 1 {
 			p.Printf("\n")
 		}
-		printSites(p, r, names)
+		printSites(p, r)
 	}
 	if shown == 0 {
 		p.Printf("0 functions in %s\n", plural(len(list.Images), "image", "images"))
@@ -202,7 +202,7 @@ func openLoaded(im process.Loaded) (img *image.Image, err error) {
 	return img, nil
 }
 
-func printSites(p *printer, r *fentry.Report, names func(string) string) {
+func printSites(p *printer, r *fentry.Report) {
 	p.Printf("%s  %s, %s %s", p.Paint(bold, r.File), r.Machine, r.Type, plural(r.Summary.Functions, "function", "functions"))
 	if r.Bias != nil {
 		p.Printf(", loaded at %#x", *r.Bias)
@@ -213,7 +213,7 @@ func printSites(p *printer, r *fentry.Report, names func(string) string) {
 		w := tabwriter.NewWriter(out, 0, 8, 2, ' ', 0)
 		fmt.Fprintln(w, "ADDRESS\tSIZE\tSITE\tROOM\tFRONT\tKIND\tSTRATEGY\tEXPECTED\tVERDICT\tNAME")
 		for i := range r.Functions {
-			printSite(w, r, &r.Functions[i], names)
+			printSite(p, w, r, &r.Functions[i])
 		}
 		w.Flush()
 		out.Flush()
@@ -222,7 +222,7 @@ func printSites(p *printer, r *fentry.Report, names func(string) string) {
 	printTables(p, r.Tables)
 }
 
-func printSite(w *tabwriter.Writer, r *fentry.Report, f *fentry.Row, names func(string) string) {
+func printSite(p *printer, w *tabwriter.Writer, r *fentry.Report, f *fentry.Row) {
 	addr := fmt.Sprintf("%#x", f.Addr)
 	if r.Type == "object" || r.Type == "module" {
 		addr = fmt.Sprintf("%s+%#x", f.Section, f.Addr)
@@ -236,12 +236,12 @@ func printSite(w *tabwriter.Writer, r *fentry.Report, f *fentry.Row, names func(
 		strategy = "-"
 	}
 	fmt.Fprintf(w, "%s\t%d\t+%d\t%d\t%d\t%s\t%s\t%s\t%s\t%s\n",
-		addr, f.Size, f.Site-f.Addr, f.Room, f.Front, kind, strategy, shortHex(f.Expected), f.Verdict, siteName(f, names))
+		addr, f.Size, f.Site-f.Addr, f.Room, f.Front, kind, strategy, shortHex(f.Expected), f.Verdict, siteName(p, f))
 }
 
 // siteName is the last column: the name, why, and what else there is to say.
-func siteName(f *fentry.Row, names func(string) string) string {
-	name := names(f.Name)
+func siteName(p *printer, f *fentry.Row) string {
+	name := p.names(f.Name)
 	for _, more := range append([]string{f.Reason}, f.Notes...) {
 		if more != "" {
 			name += ": " + more

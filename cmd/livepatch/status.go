@@ -18,7 +18,7 @@ func statusCommand() *cli.Command {
 		Name: "status", Usage: "show the patches of running processes or the kernel", ArgsUsage: "", Category: groupRun,
 		Flags: slices.Concat(selectorFlags(), []cli.Flag{
 			&cli.BoolFlag{Name: "all", Usage: "every process; the same as no selector", DisableDefaultText: true},
-			jsonFlag(),
+			demangleFlag(), jsonFlag(),
 		}),
 		Description: `
 Reads what is applied from the memory of the processes themselves; they are not
@@ -119,7 +119,7 @@ func printStatus(p *printer, list []*process.Report) error {
 	for _, s := range list {
 		for i := range s.Patches {
 			r := &s.Patches[i]
-			rows = append(rows, fmt.Sprintf("%d\t%s\t%s\t%s\t%d\t%s", s.PID, r.Name, r.Condition(), r.Target, r.Size, patchedFunctions(r)))
+			rows = append(rows, fmt.Sprintf("%d\t%s\t%s\t%s\t%d\t%s", s.PID, r.Name, r.Condition(), r.Target, r.Size, patchedFunctions(p, r)))
 		}
 	}
 	if len(rows) == 0 {
@@ -145,10 +145,10 @@ func printStatus(p *printer, list []*process.Report) error {
 	return nil
 }
 
-func patchedFunctions(r *live.Report) string {
+func patchedFunctions(p *printer, r *live.Report) string {
 	var names []string
 	for _, f := range r.Functions {
-		name := f.Name
+		name := p.names(f.Name)
 		if n := len(f.Versions); n > 0 && r.State == live.Applied.String() && f.Versions[n-1] != r.Name {
 			name += " (now of " + f.Versions[n-1] + ")"
 		}
