@@ -21,7 +21,9 @@ func applyCommand() *cli.Command {
 Maps the patch into each process, stops all their threads, checks that no
 thread is inside or will return into what is replaced, redirects the functions
 and lets the threads go on. If a thread is in the way, they go on too and it is
-tried again until --timeout; the exit code is 5 then and nothing was changed.
+tried again, after 1 ms, then twice as long each time, at most 250 ms, until
+--timeout; the exit code is 5 then, nothing was changed, and the error says
+which thread is where.
 No sleep is cut short: if all threads sleep or wait with a time limit, it takes
 until the first one wakes up, so --timeout must be longer than that.
 The last line says what became of the target.

@@ -23,7 +23,7 @@ func TestJSONKeysAreDocumented(t *testing.T) {
 		t.Fatal(err)
 	}
 	seen := map[reflect.Type]bool{reflect.TypeFor[manifest.Manifest](): true} // has its own page
-	for _, v := range []any{inspection{}, matchReport{}, packageDiff{}, signedPackage{}, madeKey{}, moduleInspection{}, check.Report{}, process.Result{}, process.Report{}, process.Repaired{}, live.Report{},
+	for _, v := range []any{inspection{}, matchReport{}, packageDiff{}, signedPackage{}, madeKey{}, moduleInspection{}, check.Report{}, process.Result{}, process.Report{}, process.Repaired{}, busyReport{}, live.Report{},
 		klp.Result{}, klp.Reverted{}, klp.Report{}, kstate.Verdict{}, kstate.Conflict{}, kstate.Record{}, docs.Diagnostic{}, refusal.Refusal{}} {
 		checkKeys(t, string(b), reflect.TypeOf(v), seen)
 	}

@@ -107,6 +107,7 @@ func reportError(app *cli.App, err error) int {
 	list := refusal.Of(err)
 	if len(list) == 0 {
 		p.errorLine(err.Error())
+		p.busy(err)
 	} else {
 		p.refusals(err, list)
 	}

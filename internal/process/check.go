@@ -51,10 +51,8 @@ func (c *checker) threads() error {
 	if c.buf == nil {
 		c.buf = make([]byte, 256<<10)
 	}
-	for _, t := range c.p.threads {
-		if err := c.thread(t); err != nil {
-			return err
-		}
+	if err := c.each(c.p.threads); err != nil {
+		return err
 	}
 	if c.all {
 		return c.memory()
@@ -62,8 +60,44 @@ func (c *checker) threads() error {
 	return nil
 }
 
-func (c *checker) busy(t *thread, h live.Hit) error {
-	return &BusyError{PID: c.p.pid, Thread: t.tid, Hit: &h}
+// each looks at threads. After one that is inside of a range it looks for others
+// for a moment, to tell of them, too.
+func (c *checker) each(list []*thread) error {
+	const moment = time.Millisecond
+	var held *BusyError
+	var until time.Time
+	for _, t := range list {
+		if held != nil && (len(held.Holders) >= maxHolders || time.Now().After(until)) {
+			return held
+		}
+		err := c.thread(t)
+		var busy *BusyError
+		switch {
+		case err == nil:
+		case !errors.As(err, &busy) || len(busy.Holders) == 0:
+			return err
+		case held == nil:
+			held, until = busy, time.Now().Add(moment)
+		default:
+			held.Holders = append(held.Holders, busy.Holders...)
+		}
+	}
+	if held != nil {
+		return held
+	}
+	return nil
+}
+
+// busy says that a thread is inside of a range, or may return into it.
+func (c *checker) busy(t *thread, h live.Hit, found Place) error {
+	return busyWith(Holder{PID: c.p.pid, Thread: t.tid, Function: h.Name, Offset: h.Offset, Found: found})
+}
+
+// onStack says the same of a word on its stack.
+func (c *checker) onStack(t *thread, h live.Hit, at uint64) error {
+	return busyWith(Holder{
+		PID: c.p.pid, Thread: t.tid, Function: h.Name, Offset: h.Offset, Found: InStack, Address: at, Depth: int64(at - t.regs.sp()),
+	})
 }
 
 func (c *checker) thread(t *thread) error {
@@ -83,7 +117,7 @@ func (c *checker) thread(t *thread) error {
 	case errors.Is(err, errGone):
 		return nil
 	case inside:
-		return c.busy(t, h)
+		return c.busy(t, h, AtPC)
 	case err != nil:
 		return err
 	}
@@ -96,14 +130,14 @@ func (c *checker) words(t *thread, more ...uint64) error {
 	general := t.regs.general()
 	for _, v := range slices.Concat(general[:], more) {
 		if h, ok := c.ranges.Word(v); ok {
-			return c.busy(t, h)
+			return c.busy(t, h, InRegister)
 		}
 	}
 	start, end, err := c.stack(t)
 	if err != nil {
 		return err
 	}
-	return c.scan(start, end, func(h live.Hit, _ uint64) error { return c.busy(t, h) })
+	return c.scan(start, end, func(h live.Hit, at uint64) error { return c.onStack(t, h, at) })
 }
 
 // stack returns the part of a thread's stack that is in use, red zone
@@ -134,7 +168,7 @@ func (c *checker) memory() error {
 			continue
 		}
 		err := c.scan(m.Start, m.End, func(h live.Hit, at uint64) error {
-			return &BusyError{PID: c.p.pid, Reason: fmt.Sprintf("holds an address in %v in its memory at %#x", h, at)}
+			return busyWith(Holder{PID: c.p.pid, Function: h.Name, Offset: h.Offset, Found: InMemory, Address: at})
 		})
 		if err != nil {
 			return err

@@ -8,7 +8,6 @@ package process
 
 import (
 	"errors"
-	"fmt"
 	"time"
 
 	"livepatch/internal/live"
@@ -263,36 +262,4 @@ func StateOf(err error) Outcome {
 		return a.State
 	}
 	return Unchanged
-}
-
-// A BusyError says that the target was never in a state in which the patch
-// could be applied, until the time was over.
-type BusyError struct {
-	PID, Thread int
-	Hit         *live.Hit // the code that the thread is inside of, nil for other reasons
-	Reason      string    // if Hit is nil
-	Advice      string    // what the user can do, empty without
-	Attempts    int
-
-	again bool // what was prepared is void: begin anew
-}
-
-func (e *BusyError) Error() string {
-	who := fmt.Sprintf("process %d", e.PID)
-	if e.Thread != 0 {
-		who = fmt.Sprintf("thread %d of process %d", e.Thread, e.PID)
-	}
-	what := e.Reason
-	if e.Hit != nil {
-		what = "is in " + e.Hit.String()
-	}
-	tries := "1 try"
-	if e.Attempts != 1 {
-		tries = fmt.Sprintf("%d tries", e.Attempts)
-	}
-	text := fmt.Sprintf("%s %s after %s", who, what, tries)
-	if e.Advice != "" {
-		text += "; " + e.Advice
-	}
-	return text
 }

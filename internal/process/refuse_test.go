@@ -143,8 +143,16 @@ func TestNeverOffTheStack(t *testing.T) {
 	before := text(t, s.pid)
 	_, err := Apply([]int{s.pid}, pkg, Options{Timeout: 2 * time.Second})
 	var busy *BusyError
-	if !errors.As(err, &busy) || StateOf(err) != Unchanged || busy.Hit == nil || busy.Hit.Name != "answer" || busy.Thread == s.pid {
+	if !errors.As(err, &busy) || StateOf(err) != Unchanged || len(busy.Holders) != 1 {
 		t.Fatalf("error %v", err)
+	}
+	h := busy.Holders[0]
+	if h.Function != "answer" || h.Offset == 0 || h.Thread == s.pid || h.Name != "stuck thread" || h.Found != InStack || h.Depth <= 0 || h.Address == 0 {
+		t.Errorf("holder %+v", h)
+	}
+	want := fmt.Sprintf("thread %d (stuck thread) of process %d is in answer+%#x, by a word %d bytes above its stack pointer, after %d tries", h.Thread, s.pid, h.Offset, h.Depth, busy.Attempts)
+	if err.Error() != want {
+		t.Errorf("error %q, want %q", err, want)
 	}
 	t.Log(err)
 	if text(t, s.pid) != before {

@@ -41,6 +41,7 @@ func retry(deadline time.Time, opt *Options, try func() error) (tries int, err e
 		}
 		if time.Now().Add(wait).After(deadline) || opt.held != nil { // that stands still
 			busy.Attempts = tries
+			busy.name()
 			return tries, busy
 		}
 		opt.progress("target is busy, try", tries, 0)

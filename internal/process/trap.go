@@ -314,7 +314,7 @@ func (p *proc) leftTraps(t *thread, used map[*live.Trap]bool, again bool) error 
 	check := checker{p: p, ranges: live.NewRanges(list), buf: make([]byte, 64<<10)}
 	start, end, err := check.stack(t)
 	if err == nil {
-		err = check.scan(start, end, func(h live.Hit, _ uint64) error { return check.busy(t, h) })
+		err = check.scan(start, end, func(h live.Hit, at uint64) error { return check.onStack(t, h, at) })
 	}
 	if transient(err) && !again {
 		for _, trap := range p.traps {

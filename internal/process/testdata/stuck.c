@@ -1,5 +1,6 @@
 // A target in which a thread never leaves the function to replace: answer()
 // calls what never returns.
+#define _GNU_SOURCE
 #include <pthread.h>
 #include <stdio.h>
 #include <unistd.h>
@@ -17,6 +18,7 @@ __attribute__((noinline)) int answer(int x)
 
 static void *forever(void *arg)
 {
+	pthread_setname_np(pthread_self(), "stuck thread");
 	answer(-1);
 	return arg;
 }
