@@ -2,6 +2,7 @@ package kmod
 
 import (
 	"encoding/binary"
+	"slices"
 	"strings"
 
 	"livepatch/internal/kimage"
@@ -28,17 +29,22 @@ func (a layouts) symbolName() int {
 	return minSymbolName
 }
 
-// wanted lists the members that are written, with their sizes. A structure or
+// The members that are written, with their sizes. A structure or
 // member that a kernel may lack is optional.
-var wanted = []struct {
+type wantedMember struct {
 	of       string
 	member   string
 	size     uint64
 	optional bool
-}{
+}
+
+var wantedModule = []wantedMember{
 	{"module", "name", moduleName, false},
 	{"module", "init", 8, false},
 	{"module", "exit", 8, true}, // only with CONFIG_MODULE_UNLOAD
+}
+
+var wantedKLP = append(slices.Clone(wantedModule), []wantedMember{
 	{"klp_func", "old_name", 8, false},
 	{"klp_func", "new_func", 8, false},
 	{"klp_func", "old_sympos", 8, false},
@@ -55,17 +61,38 @@ var wanted = []struct {
 	{"klp_patch", "replace", 1, true}, // since 5.1
 	{"klp_state", "id", 8, true},
 	{"klp_state", "version", 4, true},
+}...)
+
+var wantedDirect = append(slices.Clone(wantedModule), []wantedMember{
+	{"ftrace_ops", "func", 8, false},
+	{"ftrace_ops", "flags", 8, false},
+	{"kernel_param", "name", 8, false},
+	{"kernel_param", "mod", 8, false},
+	{"kernel_param", "ops", 8, false},
+	{"kernel_param", "perm", 2, false},
+	{"kernel_param", "level", 1, false},
+	{"kernel_param", "arg", 8, false},
+	{"kernel_param_ops", "set", 8, false},
+	{"kernel_param_ops", "get", 8, false},
+}...)
+
+// wanted are the members that the module of a Spec has.
+func (s *Spec) wanted() []wantedMember {
+	if s.Direct != nil || s.base {
+		return wantedDirect
+	}
+	return wantedKLP
 }
 
 // maxStruct bounds the structures: the largest, struct module, has 1280 bytes.
 const maxStruct = 1 << 16
 
 // check refuses layouts that cannot be those of a kernel.
-func (a layouts) check(where string) refusal.List {
+func (a layouts) check(where string, wanted []wantedMember) refusal.List {
 	if a.ABI == nil {
 		return refusal.List{refusal.New(refusal.KLPStructures, where, "the layouts of the kernel's structures are not known")}
 	}
-	if _, ok := a.Structs["klp_patch"]; !ok {
+	if _, ok := a.Structs["klp_patch"]; !ok && &wanted[0] == &wantedKLP[0] {
 		return refusal.List{refusal.New(refusal.NoLivepatch, where, "the kernel is built without a livepatch core: its type information has no struct klp_patch")}
 	}
 	var out refusal.List

@@ -22,7 +22,11 @@ func (s *Spec) check() refusal.List {
 		}
 	}
 	c.objects()
-	c.states()
+	if s.Direct != nil {
+		c.direct()
+	} else {
+		c.states()
+	}
 	return c.out
 }
 

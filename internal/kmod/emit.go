@@ -21,6 +21,9 @@ type emitter struct {
 	syms []uint32            // of out, by the index in in; 0 if not (yet) there
 	defs map[string]uint32   // symbols of out for those that in defines, by name
 
+	labels    map[string]uint32 // symbols of out that the module's own code refers to by name
+	described []ownCode         // the module's own code
+
 	bound   map[string]uint32             // symbols of out for exports and livepatch symbols, by their names there
 	imports map[string]Binding            // exports that are referred to, by name
 	rels    map[int][]elfpatch.Rela       // ordinary relocations by section of out
@@ -42,6 +45,9 @@ func Emit(s Spec) ([]byte, error) {
 	if s.Object == nil {
 		return nil, fmt.Errorf("emit %s: there is no object", s.Name)
 	}
+	if s.Direct != nil {
+		s.Bindings = withBase(s.Bindings)
+	}
 	e := &emitter{
 		s: &s, in: s.Object, out: elfpatch.New(elf.ET_REL, s.Object.Machine), ops: machines[s.Object.Machine],
 		defs: map[string]uint32{}, bound: map[string]uint32{}, imports: map[string]Binding{}, rels: map[int][]elfpatch.Rela{}, klp: map[klpTarget][]elfpatch.Rela{},
@@ -49,7 +55,7 @@ func Emit(s Spec) ([]byte, error) {
 	if e.ops == nil || s.Object.Type != elf.ET_REL {
 		return nil, fmt.Errorf("emit %s: the object is %v for %v", s.Name, s.Object.Type, s.Object.Machine)
 	}
-	if err := append(s.check(), s.layouts().check(s.Name)...).Err(); err != nil {
+	if err := append(s.check(), s.layouts().check(s.Name, s.wanted())...).Err(); err != nil {
 		return nil, err
 	}
 	// From here on every name fits, and the layouts are those of a kernel.
@@ -59,10 +65,18 @@ func Emit(s Spec) ([]byte, error) {
 		return nil, fmt.Errorf("emit %s: %w", s.Name, err)
 	}
 	// From here on all that the patch's own code refers to has an owner.
-	patch := e.describePatch()
-	e.addEntries(patch)
+	if s.Direct != nil {
+		e.addEntries(e.describeDirect())
+	} else {
+		e.addEntries(e.describePatch())
+	}
 	// From here on every section that goes to memory is there, but for those
 	// that list what the module imports.
+	return e.finish()
+}
+
+// finish adds what the kernel reads before anything else, and writes the file.
+func (e *emitter) finish() ([]byte, error) {
 	e.addVersions()
 	e.addModinfo()
 	note := e.addBuildID()

@@ -50,7 +50,10 @@ func (e *emitter) addModinfo() {
 	}
 	slices.Sort(namespaces)
 	slices.Sort(depends)
-	entries := []string{"license=" + s.license(), "livepatch=Y"}
+	entries := []string{"license=" + s.license()}
+	if s.Direct == nil && !s.base {
+		entries = append(entries, "livepatch=Y")
+	}
 	entries = append(entries, s.Info...)
 	for _, ns := range slices.Compact(namespaces) {
 		entries = append(entries, "import_ns="+ns)

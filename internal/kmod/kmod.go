@@ -42,6 +42,14 @@ type Spec struct {
 	Srcversion string   // optional
 	Replace    bool     // the patch takes the place of all others
 	States     []State
+
+	// Direct makes a module for ftrace's direct calls; nil for one for the
+	// livepatch core.
+	Direct    *Direct
+	CallSites bool   // calls are counted, and listed in .call_sites (CONFIG_MITIGATION_CALL_DEPTH_TRACKING)
+	ORCEntry  []byte // of the first instruction of a function, for modules without an object
+
+	base bool // the base module of the direct flavour
 }
 
 func (s *Spec) layouts() layouts { return layouts{s.ABI} }
@@ -50,6 +58,9 @@ func (s *Spec) layouts() layouts { return layouts{s.ABI} }
 // needs, whatever it patches: Spec.Bindings has to have them.
 func (s *Spec) OwnExports() []string {
 	own := []string{enablePatch}
+	if s.Direct != nil {
+		own = []string{s.Direct.Anchor, "param_get_bool", "param_ops_charp"}
+	}
 	if s.Versions != NoVersions {
 		own = append(own, moduleLayout)
 	}
@@ -76,6 +87,7 @@ type Object struct {
 type Func struct {
 	Name        string // in the object that is patched
 	Sympos      int    // 0 if the name is unique there, else its position among those of the same name, from 1
+	Site        uint64 // where ftrace redirects it, for the direct flavour: the address in the kernel as it was linked
 	Replacement string // symbol of Spec.Object
 }
 
@@ -119,6 +131,9 @@ type Binding struct {
 	Object string // the module that defines it; "" or "vmlinux" for the kernel
 	Name   string // in that object; if empty, the name of the undefined symbol
 	Pos    int    // KLP: position among the symbols of this name, 0 if there is only one
+	// Address is where the kernel was linked to have it, for KLP in the direct
+	// flavour.
+	Address uint64
 	// For is the patched object whose code refers to it, which must be loaded
 	// when the reference is resolved ("" or "vmlinux": the kernel). Merge sets
 	// it where it is "". References to symbols of the kernel never wait for a module.

@@ -35,7 +35,7 @@ func (g *region) put(name string, list []*record) uint32 {
 	for _, r := range list {
 		at := uint64(len(g.sec.Data))
 		for _, p := range r.ptrs {
-			g.e.rels[g.sec.Index] = append(g.e.rels[g.sec.Index], elfpatch.Rela{Offset: at + p.at, Type: g.e.ops.pointer, Symbol: p.symbol, Addend: p.addend})
+			g.point(at+p.at, p.symbol, p.addend)
 		}
 		g.sec.Data = append(g.sec.Data, r.data...)
 	}
@@ -45,33 +45,56 @@ func (g *region) put(name string, list []*record) uint32 {
 	}))
 }
 
+// point puts the address of a symbol into a place of the section.
+func (g *region) point(at uint64, symbol uint32, addend int64) {
+	g.e.rels[g.sec.Index] = append(g.e.rels[g.sec.Index], elfpatch.Rela{Offset: at, Type: g.e.ops.pointer, Symbol: symbol, Addend: addend})
+}
+
 // text is the section of the names in the structures.
 type text struct {
 	g  *region
 	at map[string]uint32
 }
 
+func (e *emitter) names() *text {
+	return &text{e.region(".rodata.livepatch", 0, 1), map[string]uint32{}}
+}
+
 func (t *text) symbol(s string) uint32 {
 	sym, ok := t.at[s]
 	if !ok {
-		sec := t.g.sec
-		sym = uint32(t.g.e.out.AddSymbol(elfpatch.Symbol{
-			Name: fmt.Sprintf(".Lname.%d", len(t.at)), Type: elf.STT_OBJECT, Bind: elf.STB_LOCAL, Section: sec.Index,
-			Value: uint64(len(sec.Data)), Size: uint64(len(s) + 1),
-		}))
-		sec.Data = append(append(sec.Data, s...), 0)
-		sec.Size = uint64(len(sec.Data))
+		sym = t.bytes(fmt.Sprintf(".Lname.%d", len(t.at)), append([]byte(s), 0))
 		t.at[s] = sym
 	}
 	return sym
+}
+
+func (t *text) bytes(name string, b []byte) uint32 {
+	sec := t.g.sec
+	sym := t.g.e.out.AddSymbol(elfpatch.Symbol{
+		Name: name, Type: elf.STT_OBJECT, Bind: elf.STB_LOCAL, Section: sec.Index, Value: uint64(len(sec.Data)), Size: uint64(len(b)),
+	})
+	sec.Data = append(sec.Data, b...)
+	sec.Size = uint64(len(sec.Data))
+	return uint32(sym)
+}
+
+// patchSymbols are those of the record that the module hands over, and of
+// struct module.
+type patchSymbols struct{ patch, module uint32 }
+
+// declareModule adds the symbol of struct module, which addModule puts in its
+// section.
+func (e *emitter) declareModule() uint32 {
+	return uint32(e.out.AddSymbol(elfpatch.Symbol{Name: thisModule, Type: elf.STT_OBJECT, Bind: elf.STB_GLOBAL, Size: e.s.ABI.Structs["module"].Size}))
 }
 
 // describePatch adds the structures of the livepatch core: static ones, as in
 // the kernel's samples/livepatch, which every version since 5.1 reads. Lists
 // end with an empty record. It returns the symbols of struct klp_patch and
 // struct module.
-func (e *emitter) describePatch() (symbols struct{ patch, module uint32 }) {
-	names := &text{e.region(".rodata.livepatch", 0, 1), map[string]uint32{}}
+func (e *emitter) describePatch() (symbols patchSymbols) {
+	names := e.names()
 	data := e.region(".data.livepatch", elf.SHF_WRITE, 8)
 	abi := e.s.layouts()
 	var objects []*record
@@ -98,7 +121,7 @@ func (e *emitter) describePatch() (symbols struct{ patch, module uint32 }) {
 		objects = append(objects, r)
 	}
 	objs := data.put("klp_objects", append(objects, abi.record("klp_object")))
-	symbols.module = uint32(e.out.AddSymbol(elfpatch.Symbol{Name: thisModule, Type: elf.STT_OBJECT, Bind: elf.STB_GLOBAL, Size: abi.Structs["module"].Size}))
+	symbols.module = e.declareModule()
 	patch := abi.record("klp_patch")
 	patch.point("mod", symbols.module, 0)
 	patch.point("objs", objs, 0)
@@ -132,45 +155,100 @@ func (e *emitter) ordered() []Object {
 	return list
 }
 
-// addEntries adds the code that hands the patch to the livepatch core, and
-// struct module, which leads to it.
-func (e *emitter) addEntries(p struct{ patch, module uint32 }) {
-	start := e.addCode(".init.text", initName, e.ops.start(e, p.patch))
-	end := e.addCode(".exit.text", exitName, e.ops.end(e))
+// addEntries adds the code that hands the patch over, and struct module, which
+// leads to it. A module of the direct flavour has no exit: it is never unloaded.
+func (e *emitter) addEntries(p patchSymbols) {
+	take := enablePatch
+	if e.s.Direct != nil {
+		take = directEnable
+	}
+	start := e.addFunctions(".init.text", []ownFunc{{initName, elf.STB_GLOBAL, e.ops.start(e, p.patch, take)}})[0]
+	var end uint32
+	if e.s.Direct == nil {
+		end = e.addFunctions(".exit.text", []ownFunc{{exitName, elf.STB_GLOBAL, e.ops.end(e)}})[0]
+	}
 	e.ops.describeCode(e)
+	e.addModule(p.module, start, end)
+}
+
+// addModule adds struct module. start and end are the symbols of its init and
+// exit functions, 0 for none.
+func (e *emitter) addModule(symbol, start, end uint32) {
 	g := e.region(".gnu.linkonce.this_module", elf.SHF_WRITE, 64)
 	r := e.s.layouts().record("module")
 	r.bytes("name", []byte(e.s.Name))
-	r.point("init", start, 0)
-	if e.s.layouts().has("module.exit") {
+	if start != 0 {
+		r.point("init", start, 0)
+	}
+	if end != 0 && e.s.layouts().has("module.exit") {
 		r.point("exit", end, 0)
 	}
 	for _, ptr := range r.ptrs {
-		e.rels[g.sec.Index] = append(e.rels[g.sec.Index], elfpatch.Rela{Offset: ptr.at, Type: e.ops.pointer, Symbol: ptr.symbol, Addend: ptr.addend})
+		g.point(ptr.at, ptr.symbol, ptr.addend)
 	}
 	g.sec.Data, g.sec.Size = r.data, uint64(len(r.data))
-	e.out.Symbols[p.module].Section = g.sec.Index
+	e.out.Symbols[symbol].Section = g.sec.Index
 }
 
-// code is a function of the module's own.
+// code is a function of the module's own, and what tables say of it.
 type code struct {
-	bytes []byte
-	rels  []elfpatch.Rela
+	bytes   []byte
+	rels    []elfpatch.Rela
+	calls   []int   // offsets of calls
+	returns []int   // and of jumps to the return thunk
+	frames  []frame // where the stack pointer moves; none: nowhere
 }
 
-// addCode adds a function in a section of its own, behind the padding that the
-// kernel expects before functions, and returns its symbol.
-func (e *emitter) addCode(section, name string, c code) uint32 {
-	pad := uint64(e.s.Padding)
-	data := append(e.ops.nops(e.s.Padding), c.bytes...)
-	sec := e.out.AddSection(elfpatch.Section{
-		Name: section, Type: elf.SHT_PROGBITS, Flags: elf.SHF_ALLOC | elf.SHF_EXECINSTR, Align: 16, Data: data,
+// frame says how far the stack pointer is below its place at the entry, from
+// an offset in the code on.
+type frame struct{ at, depth int }
+
+// ownFunc is a function on its way into a section.
+type ownFunc struct {
+	name string
+	bind elf.SymBind
+	code code
+}
+
+// ownCode is a function that was added.
+type ownCode struct {
+	symbol uint32
+	pad    int // bytes of NOPs before it
+	code   code
+}
+
+// addFunctions adds functions in a section of their own, each behind the
+// padding that the kernel expects before functions, and returns their symbols.
+func (e *emitter) addFunctions(section string, list []ownFunc) (symbols []uint32) {
+	sec := e.startFunctions(section)
+	for _, f := range list {
+		symbols = append(symbols, e.addFunction(sec, f))
+	}
+	return symbols
+}
+
+func (e *emitter) startFunctions(section string) *elfpatch.Section {
+	return e.out.AddSection(elfpatch.Section{
+		Name: section, Type: elf.SHT_PROGBITS, Flags: elf.SHF_ALLOC | elf.SHF_EXECINSTR, Align: codeAlign, Data: []byte{},
 	})
-	for _, r := range c.rels {
-		r.Offset += pad
+}
+
+func (e *emitter) addFunction(sec *elfpatch.Section, f ownFunc) uint32 {
+	fill := (codeAlign-len(sec.Data)%codeAlign)%codeAlign + e.s.Padding
+	sec.Data = append(sec.Data, e.ops.nops(fill)...)
+	start := uint64(len(sec.Data))
+	sec.Data = append(sec.Data, f.code.bytes...)
+	sec.Size = uint64(len(sec.Data))
+	for _, r := range f.code.rels {
+		r.Offset += start
 		e.rels[sec.Index] = append(e.rels[sec.Index], r)
 	}
-	return uint32(e.out.AddSymbol(elfpatch.Symbol{
-		Name: name, Type: elf.STT_FUNC, Bind: elf.STB_GLOBAL, Section: sec.Index, Value: pad, Size: uint64(len(c.bytes)),
+	sym := uint32(e.out.AddSymbol(elfpatch.Symbol{
+		Name: f.name, Type: elf.STT_FUNC, Bind: f.bind, Section: sec.Index, Value: start, Size: uint64(len(f.code.bytes)),
 	}))
+	e.described = append(e.described, ownCode{sym, fill, f.code})
+	return sym
 }
+
+// codeAlign is where functions begin (CONFIG_FUNCTION_ALIGNMENT).
+const codeAlign = 16

@@ -138,6 +138,12 @@ func (e *emitter) bind(to *elfpatch.Section, r elfpatch.Rela, where string) {
 		}
 		r.Symbol = e.boundSymbol(elfpatch.Symbol{Name: b.Name, Bind: elf.STB_WEAK})
 	case KLP:
+		if e.s.Direct != nil {
+			if r, ok = e.anchored(r, b, where); !ok {
+				return
+			}
+			break
+		}
 		target := klpTarget{to.Index, e.relocatedWith(b)}
 		r.Symbol = e.klpSymbol(b, sym.Type, where)
 		if target.object != vmlinux && e.isSpecial(to.Name) {

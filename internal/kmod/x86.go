@@ -24,23 +24,29 @@ var x86 = machine{
 	},
 	wantsZero:    true,
 	pointer:      uint32(elf.R_X86_64_64),
+	distance:     uint32(elf.R_X86_64_PC32),
 	nops:         func(n int) []byte { return bytes.Repeat([]byte{0x90}, n) },
 	start:        x86Start,
 	end:          x86End,
+	trampoline:   x86Trampoline,
+	leave:        x86LeaveStub,
+	enter:        x86Enter,
+	encode:       x86Encode,
+	branch:       x86Branch,
 	describeCode: x86DescribeCode,
 }
 
-func x86Start(e *emitter, patch uint32) code {
+func x86Start(e *emitter, patch uint32, to string) code {
 	return code{
 		bytes: []byte{
 			0xf3, 0x0f, 0x1e, 0xfa, // endbr64
-			0x48, 0xc7, 0xc7, 0, 0, 0, 0, // mov $klp_patch, %rdi
-			0xe9, 0, 0, 0, 0, // jmp klp_enable_patch
+			0x48, 0xc7, 0xc7, 0, 0, 0, 0, // mov $patch, %rdi
+			0xe9, 0, 0, 0, 0, // jmp to
 			0xcc, // int3, against straight-line speculation
 		},
 		rels: []elfpatch.Rela{
 			{Offset: 7, Type: uint32(elf.R_X86_64_32S), Symbol: patch},
-			{Offset: 12, Type: uint32(elf.R_X86_64_PLT32), Symbol: e.own(enablePatch), Addend: -4},
+			{Offset: 12, Type: uint32(elf.R_X86_64_PLT32), Symbol: e.own(to), Addend: -4},
 		},
 	}
 }
@@ -62,14 +68,29 @@ func x86End(e *emitter) code {
 			0xe9, 0, 0, 0, 0, // jmp __x86_return_thunk
 			0xcc, // int3
 		},
-		rels: []elfpatch.Rela{{Offset: x86Return + 1, Type: uint32(elf.R_X86_64_PLT32), Symbol: e.own(returnThunk), Addend: -4}},
+		rels:    []elfpatch.Rela{{Offset: x86Return + 1, Type: uint32(elf.R_X86_64_PLT32), Symbol: e.own(returnThunk), Addend: -4}},
+		returns: []int{x86Return},
 	}
 }
 
+// x86DescribeCode lists the returns and, where the kernel counts them, the
+// calls of the module's own code, and describes its frames.
 func x86DescribeCode(e *emitter) {
-	if e.s.Rethunk {
-		sec := e.table(".return_sites", 4)
-		e.addEntry(sec, make([]byte, 4), exitName, x86Return)
+	for _, t := range []struct {
+		name  string
+		on    bool
+		sites func(code) []int
+	}{
+		{".return_sites", e.s.Rethunk, func(c code) []int { return c.returns }},
+		{".call_sites", e.s.CallSites, func(c code) []int { return c.calls }},
+	} {
+		for _, own := range e.described {
+			for _, off := range t.sites(own.code) {
+				if t.on {
+					e.addEntry(e.table(t.name, 4), make([]byte, 4), own.symbol, int64(off))
+				}
+			}
+		}
 	}
 	if e.s.ORC {
 		e.x86ORC()
@@ -86,47 +107,72 @@ func (e *emitter) table(name string, align uint64) *elfpatch.Section {
 
 // addEntry appends an entry whose first 4 bytes are the distance to a place
 // behind a function of the module's own.
-func (e *emitter) addEntry(sec *elfpatch.Section, entry []byte, function string, off int64) {
-	for i, s := range e.out.Symbols {
-		if s.Name == function && s.Bind == elf.STB_GLOBAL {
-			e.rels[sec.Index] = append(e.rels[sec.Index], elfpatch.Rela{
-				Offset: uint64(len(sec.Data)), Type: uint32(elf.R_X86_64_PC32), Symbol: uint32(i), Addend: off,
-			})
-		}
-	}
+func (e *emitter) addEntry(sec *elfpatch.Section, entry []byte, function uint32, off int64) {
+	e.rels[sec.Index] = append(e.rels[sec.Index], elfpatch.Rela{
+		Offset: uint64(len(sec.Data)), Type: uint32(elf.R_X86_64_PC32), Symbol: function, Addend: off,
+	})
 	sec.Data = append(sec.Data, entry...)
 	sec.Size = uint64(len(sec.Data))
 }
 
-// x86ORC describes the module's own two functions. Neither touches the stack,
-// so that one entry each serves: the one that the object has for the entry of
-// a replacement, whatever its format is. An entry of zeros, which every format
-// has for what is no code, ends them (tools/objtool/orc_gen.c, 5.10 and 6.12).
+// x86ORC describes the module's own functions by the entry for the first
+// instruction of a function, whatever its format is: there the stack pointer is
+// 8 bytes below that of the caller, which its first two bytes say (struct
+// orc_entry, 5.10 and 6.12), and further below where a function has a frame. An
+// entry of zeros, which every format has for what is no code, ends a function
+// (tools/objtool/orc_gen.c, 5.10 and 6.12).
 func (e *emitter) x86ORC() {
+	entry, ok := e.s.ORCEntry, len(e.s.ORCEntry) > 0
+	if !ok {
+		if entry, ok = e.x86ORCEntry(); !ok {
+			return
+		}
+	}
+	ip, unwind := e.table(".orc_unwind_ip", 4), e.table(".orc_unwind", 2)
+	for _, own := range e.described {
+		size := int64(e.out.Symbols[own.symbol].Size)
+		frames := own.code.frames
+		if len(frames) == 0 {
+			frames = []frame{{0, 0}}
+		}
+		for i, f := range frames {
+			at := int64(f.at)
+			if i == 0 {
+				at -= int64(own.pad)
+			}
+			if at >= size {
+				continue
+			}
+			e.addEntry(ip, make([]byte, 4), own.symbol, at)
+			deeper := bytes.Clone(entry)
+			le.PutUint16(deeper, le.Uint16(entry)+uint16(f.depth))
+			unwind.Data = append(unwind.Data, deeper...)
+		}
+		e.addEntry(ip, make([]byte, 4), own.symbol, size)
+		unwind.Data = append(unwind.Data, make([]byte, len(entry))...)
+	}
+	unwind.Size = uint64(len(unwind.Data))
+}
+
+// x86ORCEntry is the entry for the first instruction of a replacement.
+func (e *emitter) x86ORCEntry() ([]byte, bool) {
 	ip, unwind := e.out.Section(".orc_unwind_ip"), e.out.Section(".orc_unwind")
 	if ip == nil || unwind == nil {
 		e.refuse(refusal.UnwindMissing, "", "the object has no ORC tables, and the kernel unwinds by them (run objtool on the merged object)")
-		return
+		return nil, false
 	}
 	n := len(ip.Data) / 4
 	if n == 0 || len(ip.Data)%4 != 0 || len(unwind.Data)%n != 0 || len(unwind.Data)/n < 4 || len(unwind.Data)/n > 16 {
 		e.refuse(refusal.UnwindMissing, ".orc_unwind", "%d bytes for %d bytes of addresses", len(unwind.Data), len(ip.Data))
-		return
+		return nil, false
 	}
 	size := len(unwind.Data) / n
 	at := e.x86ORCAtEntry(ip, unwind.Data)
 	if at < 0 || at >= n {
 		e.refuse(refusal.UnwindMissing, ".orc_unwind", "no entry covers the start of a replacement")
-		return
+		return nil, false
 	}
-	entry := bytes.Clone(unwind.Data[at*size : (at+1)*size])
-	for _, f := range []string{initName, exitName} {
-		sym := e.definedGlobal(f)
-		e.addEntry(ip, make([]byte, 4), f, -int64(sym.Value)) // with the padding
-		e.addEntry(ip, make([]byte, 4), f, int64(sym.Size))
-		unwind.Data = append(append(unwind.Data, entry...), make([]byte, size)...)
-	}
-	unwind.Size = uint64(len(unwind.Data))
+	return bytes.Clone(unwind.Data[at*size : (at+1)*size]), true
 }
 
 // x86ORCAtEntry finds the entry for the first instruction of a replacement:
@@ -164,11 +210,46 @@ func (e *emitter) x86ORCAtEntry(ip *elfpatch.Section, unwind []byte) int {
 	return best
 }
 
-func (e *emitter) definedGlobal(name string) elfpatch.Symbol {
-	for _, s := range e.out.Symbols {
-		if s.Name == name && s.Bind == elf.STB_GLOBAL {
-			return s
-		}
+// x86Trampoline is entered by the call at the function's site: on the stack is
+// the return into the old function, then the one to the caller.
+func x86Trampoline(e *emitter, replacement uint32, prev int64) code {
+	c := code{
+		bytes: []byte{
+			0xf3, 0x0f, 0x1e, 0xfa, // endbr64
+			0x80, 0x3d, 0, 0, 0, 0, 0, // cmpb $0, gate(%rip)
+			0x74, 9, // je 1f
+			0x48, 0x83, 0xc4, 8, // add $8, %rsp: not back into the old function
+			0xe9, 0, 0, 0, 0, // jmp replacement
+			0xff, 0x35, 0, 0, 0, 0, // 1: push prev(%rip)
+		},
+		rels: []elfpatch.Rela{
+			{Offset: 6, Type: uint32(elf.R_X86_64_PC32), Symbol: e.labels[directPatch], Addend: patchGate - 5},
+			{Offset: 18, Type: uint32(elf.R_X86_64_PLT32), Symbol: replacement, Addend: -4},
+			{Offset: 24, Type: uint32(elf.R_X86_64_PC32), Symbol: e.labels[directFuncs], Addend: prev - 4},
+		},
 	}
-	panic("BUG: the module has no " + name)
+	// To where prev says, with all registers as they are. Everywhere else the top
+	// of the stack is a return address.
+	c.frames = []frame{{0, 0}, {len(c.bytes), 8}}
+	return e.x86Append(c, x86ReturnCode(e))
+}
+
+// x86LeaveStub returns into the old function.
+func x86LeaveStub(e *emitter) code {
+	return e.x86Append(code{bytes: []byte{
+		0xf3, 0x0f, 0x1e, 0xfa, // endbr64
+	}}, x86ReturnCode(e))
+}
+
+// x86Append puts encoded instructions behind others.
+func (e *emitter) x86Append(c code, r encoded) code {
+	at := len(c.bytes)
+	c.bytes = append(c.bytes, r.bytes...)
+	for _, w := range r.rels {
+		c.rels = append(c.rels, elfpatch.Rela{Offset: uint64(at) + w.at, Type: w.typ, Symbol: e.named(w.to), Addend: w.addend})
+	}
+	for _, off := range r.sites.returns {
+		c.returns = append(c.returns, at+off)
+	}
+	return c
 }

@@ -130,6 +130,7 @@ const (
 
 	// The running kernel.
 	NoLivepatch     Code = "no-livepatch"
+	NoDirectCalls   Code = "no-direct-calls"
 	ModuleSignature Code = "module-signature"
 	ModulesDisabled Code = "modules-disabled"
 	FtraceDisabled  Code = "ftrace-disabled"
@@ -238,6 +239,7 @@ var Codes = []struct {
 	{RequirementMissing, "the package builds on one that is not applied"},
 	{BuiltUpon, "another patch builds on this one"},
 	{NoLivepatch, "the kernel has no livepatch core"},
+	{NoDirectCalls, "ftrace of the kernel has no direct calls"},
 	{ModuleSignature, "the running kernel takes signed modules only"},
 	{ModulesDisabled, "the running kernel loads and unloads no modules any more"},
 	{FtraceDisabled, "ftrace is switched off in the running kernel"},

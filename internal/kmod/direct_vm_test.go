@@ -1,0 +1,144 @@
+package kmod
+
+import (
+	"debug/elf"
+	"regexp"
+	"testing"
+
+	"livepatch/elfpatch"
+	"livepatch/fentry"
+	"livepatch/internal/testkit/vm"
+)
+
+// directSpec makes the spec of a module for direct calls of one for the
+// livepatch core.
+func (k *target) directSpec(t testing.TB, s Spec) Spec {
+	t.Helper()
+	s.Direct = &Direct{Anchor: "_printk", Address: k.address(t, "_printk"), BuildID: k.image.BuildID, Notes: k.notes(t)}
+	s.CallSites = k.config.On("CALL_DEPTH_TRACKING", "MITIGATION_CALL_DEPTH_TRACKING")
+	finder, err := fentry.NewFinder(k.image.File, fentry.Options{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	for i := range s.Objects {
+		for j := range s.Objects[i].Funcs {
+			f := &s.Objects[i].Funcs[j]
+			site, err := finder.At(k.address(t, f.Name), 1)
+			if err != nil || site.Verdict != fentry.Yes {
+				t.Fatalf("%s: %+v %v", f.Name, site, err)
+			}
+			f.Site = site.Site
+			if k.image.Machine == elf.EM_AARCH64 {
+				f.Site += 4
+			}
+		}
+	}
+	for name, b := range s.Bindings {
+		if b.Kind == KLP {
+			if b.Name != "" {
+				name = b.Name
+			}
+			b.Address = k.address(t, name)
+			s.Bindings[name] = b
+		}
+	}
+	for _, name := range s.OwnExports() {
+		s.Bindings[name] = k.export(name)
+	}
+	return s
+}
+
+func (k *target) address(t testing.TB, name string) uint64 {
+	t.Helper()
+	n := k.image.Named(name)
+	if len(n) != 1 {
+		t.Fatalf("%d symbols %s", len(n), name)
+	}
+	return k.image.Symbols[n[0]].Addr
+}
+
+// notes is where the image has its build-id.
+func (k *target) notes(t testing.TB) uint64 {
+	t.Helper()
+	start := k.address(t, "__start_notes")
+	b, ok := k.image.File.ReadAddr(start, int(k.address(t, "__stop_notes")-start))
+	for i := 0; ok && i+20 <= len(b); i++ {
+		if string(b[i:i+20]) == string(k.image.BuildID) {
+			return start + uint64(i)
+		}
+	}
+	t.Fatal("the image has no build-id between its notes")
+	return 0
+}
+
+// base makes the base module for the kernel of a spec.
+func (k *target) base(t testing.TB, s Spec) []byte {
+	t.Helper()
+	names, err := s.BaseExports(func(name string) bool { _, ok := k.exports[name]; return ok })
+	if err != nil {
+		t.Fatal(err)
+	}
+	s.Bindings = map[string]Binding{}
+	for _, name := range names {
+		s.Bindings[name] = k.export(name)
+	}
+	if s.ORC {
+		s.ORCEntry = k.orcEntry(t, s.Object)
+	}
+	b, err := EmitBase(s, k.image.Machine)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return b
+}
+
+func (k *target) orcEntry(t testing.TB, f *elfpatch.File) []byte {
+	s := f.Section(".orc_unwind")
+	return s.Data[:6]
+}
+
+func TestDirectKernel(t *testing.T) {
+	for _, version := range []string{"6.12", "6.1"} {
+		t.Run(version, func(t *testing.T) { loadDirect(t, fetched(t, version)) })
+	}
+}
+
+func loadDirect(t *testing.T, k *target) {
+	parts := []Part{k.part(t, "", "cmdline.c", "new_cmdline"), k.part(t, "", "helper.c")}
+	for i := range parts {
+		k.bind(t, &parts[i], nil)
+	}
+	m, err := Merge(k.image.Machine, parts)
+	if err != nil {
+		t.Fatal(err)
+	}
+	k.process(t, m)
+	s := k.spec("kmod_test", m)
+	s.Objects = []Object{{Funcs: []Func{{Name: "cmdline_proc_show", Replacement: "new_cmdline"}}}}
+	s = k.directSpec(t, s)
+	module, err := Emit(s)
+	if err != nil {
+		t.Fatal(err)
+	}
+	steps := []struct{ name, script, want string }{
+		{"load", "insmod livepatch_direct.ko && insmod kmod_test.ko && cat /proc/cmdline", "patched: .*console=tty.*\none 1\nhelper\nhelper again\n"},
+		{"parameters", "cd /sys/module/kmod_test/parameters && cat enabled functions && grep -o 'direct-->direct[^+]*' /sys/kernel/tracing/enabled_functions", "Y\ncmdline_proc_show,1\ndirect-->direct.new_cmdline\n"},
+		{"off", "echo 0 >/sys/module/kmod_test/parameters/enabled && cat /proc/cmdline /sys/module/kmod_test/parameters/enabled; grep -c direct /sys/kernel/tracing/enabled_functions", ".*console=tty.*\nN\n0\n"},
+		{"on", "echo 1 >/sys/module/kmod_test/parameters/enabled && cat /proc/cmdline | head -1", "patched: .*\n"},
+		{"stays", "rmmod kmod_test 2>/dev/null; echo $?; cat /proc/sys/kernel/tainted", "1\n12288\n"},
+	}
+	c := vm.Config{Kernel: k.Kernel, Files: []vm.File{{Name: "/root/kmod_test.ko", Data: module}, {Name: "/root/livepatch_direct.ko", Data: k.base(t, s)}}}
+	for _, s := range steps {
+		c.Steps = append(c.Steps, vm.Step{Name: s.name, Script: s.script})
+	}
+	r, err := vm.Run(t.Context(), c)
+	if err != nil {
+		t.Error(err)
+	}
+	for i, s := range r.Steps {
+		if !regexp.MustCompile("^(?:" + steps[i].want + ")$").MatchString(s.Output) {
+			t.Errorf("%s: exit %d, output:\n%s\nwant %s\n%v", s.Name, s.Exit, s.Output, steps[i].want, s.Log)
+		}
+		checkLog(t, s.Name, s.Log)
+	}
+}
