@@ -10,6 +10,10 @@ import (
 	"livepatch/internal/testkit/vm"
 )
 
+// arm64Args are those of a compiler for Debian's arm64 kernels.
+var arm64Args = []string{"-c", "-O2", "-std=gnu11", "-ffreestanding", "-fno-pic", "-mgeneral-regs-only", "-fno-stack-protector", "-fno-common",
+	"-fno-asynchronous-unwind-tables", "-ffunction-sections", "-fdata-sections", "-falign-functions=8", "-fpatchable-function-entry=4,2", "-mbranch-protection=pac-ret"}
+
 // TestARM64Kernel loads a module on Debian's arm64 kernel, which has no
 // livepatch core: strlen stands in for klp_enable_patch, and counts the bytes
 // of struct klp_patch up to the first that is zero. All else is as it will be:
@@ -23,11 +27,9 @@ func TestARM64Kernel(t *testing.T) {
 	}
 	k.exports = maps.Clone(k.exports)
 	k.exports[enablePatch] = k.exports["strlen"]
-	args := []string{"-c", "-O2", "-std=gnu11", "-ffreestanding", "-fno-pic", "-mgeneral-regs-only", "-fno-stack-protector", "-fno-common",
-		"-fno-asynchronous-unwind-tables", "-ffunction-sections", "-fdata-sections", "-falign-functions=8", "-fpatchable-function-entry=4,2", "-mbranch-protection=pac-ret"}
 	parts := []Part{
-		{Name: "cmdline.c", Cut: compiled(t, "aarch64-linux-gnu-gcc", args, "testdata/kernel/cmdline.c", "new_cmdline")},
-		{Name: "helper.c", Cut: compiled(t, "aarch64-linux-gnu-gcc", args, "testdata/kernel/helper.c")},
+		{Name: "cmdline.c", Cut: compiled(t, "aarch64-linux-gnu-gcc", arm64Args, "testdata/kernel/cmdline.c", "new_cmdline")},
+		{Name: "helper.c", Cut: compiled(t, "aarch64-linux-gnu-gcc", arm64Args, "testdata/kernel/helper.c")},
 	}
 	for i := range parts {
 		k.bind(t, &parts[i], nil)

@@ -82,10 +82,41 @@ func withBase(b map[string]Binding) map[string]Binding {
 	return b
 }
 
+// unwindEntry is the entry of the unwind tables for the first instruction of a
+// replacement, or what is wrong with them.
+func (s *Spec) unwindEntry() (entry []byte, fault string, err error) {
+	ip := s.Object.Section(".orc_unwind_ip")
+	if ip == nil || len(s.Objects) == 0 || len(s.Objects[0].Funcs) == 0 {
+		return nil, "the object has no ORC tables, and the kernel unwinds by them (run objtool on the merged object)", nil
+	}
+	rels, err := s.Object.Relocations(ip)
+	if err != nil {
+		return nil, "", err
+	}
+	for _, sym := range s.Object.Symbols {
+		if sym.Name == s.Objects[0].Funcs[0].Replacement && sym.Section > 0 && sym.Type != elf.STT_SECTION {
+			entry, fault = x86ORCEntry(s.Object, map[int][]elfpatch.Rela{ip.Index: rels}, sym)
+			return entry, fault, nil
+		}
+	}
+	return nil, "the replacement " + s.Objects[0].Funcs[0].Replacement + " is not in the object", nil
+}
+
 // EmitBase makes the base module of the direct flavour for the kernel of a
-// Spec, of which it takes layouts, traits and Bindings, which has to have what
-// BaseExports lists. The error is as for Emit.
-func EmitBase(s Spec, m elf.Machine) ([]byte, error) {
+// patch's Spec, of which it takes layouts, traits, the form of unwind tables, and
+// Bindings, which has to have what BaseExports lists. The error is as for Emit.
+func EmitBase(s Spec) ([]byte, error) {
+	m := s.Object.Machine
+	if s.ORC && m == elf.EM_X86_64 {
+		entry, fault, err := s.unwindEntry()
+		if err != nil {
+			return nil, fmt.Errorf("emit %s: %w", BaseName, err)
+		}
+		if fault != "" {
+			return nil, refusal.List{refusal.New(refusal.UnwindMissing, BaseName+": .orc_unwind", "%s", fault)}
+		}
+		s.orcEntry = entry
+	}
 	s.Name, s.base, s.Direct = BaseName, true, nil
 	s.Object = elfpatch.New(elf.ET_REL, m)
 	e := &emitter{

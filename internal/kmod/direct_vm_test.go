@@ -5,7 +5,6 @@ import (
 	"regexp"
 	"testing"
 
-	"livepatch/elfpatch"
 	"livepatch/fentry"
 	"livepatch/internal/testkit/vm"
 )
@@ -82,24 +81,18 @@ func (k *target) base(t testing.TB, s Spec) []byte {
 	for _, name := range names {
 		s.Bindings[name] = k.export(name)
 	}
-	if s.ORC {
-		s.ORCEntry = k.orcEntry(t, s.Object)
-	}
-	b, err := EmitBase(s, k.image.Machine)
+	b, err := EmitBase(s)
 	if err != nil {
 		t.Fatal(err)
 	}
 	return b
 }
 
-func (k *target) orcEntry(t testing.TB, f *elfpatch.File) []byte {
-	s := f.Section(".orc_unwind")
-	return s.Data[:6]
-}
-
+// TestDirectKernel loads a module for direct calls on Debian's kernels: it is
+// seen to work, taken off and put on again.
 func TestDirectKernel(t *testing.T) {
-	for _, version := range []string{"6.12", "6.1"} {
-		t.Run(version, func(t *testing.T) { loadDirect(t, fetched(t, version)) })
+	for name, args := range map[string][]string{"6.1": {"6.1"}, "6.12": {"6.12"}, "arm64": {"--arch", "arm64", "6.12"}} {
+		t.Run(name, func(t *testing.T) { loadDirect(t, opened(t, vm.Fetched(t, args...))) })
 	}
 }
 
@@ -112,7 +105,9 @@ func loadDirect(t *testing.T, k *target) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	k.process(t, m)
+	if k.image.Machine == elf.EM_X86_64 {
+		k.process(t, m)
+	}
 	s := k.spec("kmod_test", m)
 	s.Objects = []Object{{Funcs: []Func{{Name: "cmdline_proc_show", Replacement: "new_cmdline"}}}}
 	s = k.directSpec(t, s)

@@ -46,10 +46,10 @@ type Spec struct {
 	// Direct makes a module for ftrace's direct calls; nil for one for the
 	// livepatch core.
 	Direct    *Direct
-	CallSites bool   // calls are counted, and listed in .call_sites (CONFIG_MITIGATION_CALL_DEPTH_TRACKING)
-	ORCEntry  []byte // of the first instruction of a function, for modules without an object
+	CallSites bool // calls are counted, and listed in .call_sites (CONFIG_MITIGATION_CALL_DEPTH_TRACKING)
 
-	base bool // the base module of the direct flavour
+	base     bool   // the base module of the direct flavour
+	orcEntry []byte // of the first instruction of a function: the base module has no object to take it from
 }
 
 func (s *Spec) layouts() layouts { return layouts{s.ABI} }

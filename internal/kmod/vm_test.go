@@ -75,6 +75,9 @@ func (k *target) export(name string) Binding {
 // one. It replaces the functions named.
 func (k *target) part(t testing.TB, object, source string, replaced ...string) Part {
 	t.Helper()
+	if k.image.Machine == elf.EM_AARCH64 {
+		return Part{Name: source, Object: object, Cut: compiled(t, "aarch64-linux-gnu-gcc", arm64Args, "testdata/kernel/"+source, replaced...)}
+	}
 	args := []string{"-c", "-O2", "-std=gnu11", "-ffreestanding", "-mcmodel=kernel", "-fno-pic", "-mno-sse", "-mno-red-zone", "-fno-stack-protector",
 		"-fno-asynchronous-unwind-tables", "-fno-jump-tables", "-pg", "-mfentry", "-mrecord-mcount", "-ffunction-sections", "-fdata-sections",
 		"-mindirect-branch=thunk-extern", "-mindirect-branch-register", "-fno-common"}

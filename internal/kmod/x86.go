@@ -3,6 +3,7 @@ package kmod
 import (
 	"bytes"
 	"debug/elf"
+	"fmt"
 
 	"livepatch/elfpatch"
 	"livepatch/internal/refusal"
@@ -122,9 +123,11 @@ func (e *emitter) addEntry(sec *elfpatch.Section, entry []byte, function uint32,
 // entry of zeros, which every format has for what is no code, ends a function
 // (tools/objtool/orc_gen.c, 5.10 and 6.12).
 func (e *emitter) x86ORC() {
-	entry, ok := e.s.ORCEntry, len(e.s.ORCEntry) > 0
-	if !ok {
-		if entry, ok = e.x86ORCEntry(); !ok {
+	entry := e.s.orcEntry
+	if len(entry) == 0 {
+		var fault string
+		if entry, fault = x86ORCEntry(e.out, e.rels, e.firstCode()); fault != "" {
+			e.refuse(refusal.UnwindMissing, ".orc_unwind", "%s", fault)
 			return
 		}
 	}
@@ -154,60 +157,52 @@ func (e *emitter) x86ORC() {
 	unwind.Size = uint64(len(unwind.Data))
 }
 
-// x86ORCEntry is the entry for the first instruction of a replacement.
-func (e *emitter) x86ORCEntry() ([]byte, bool) {
-	ip, unwind := e.out.Section(".orc_unwind_ip"), e.out.Section(".orc_unwind")
+// firstCode is a function of the object: a replacement or a callback.
+func (e *emitter) firstCode() elfpatch.Symbol {
+	for _, o := range e.s.Objects {
+		for _, f := range o.Funcs {
+			return e.out.Symbols[e.definedSymbol(f.Replacement)]
+		}
+		for _, kind := range callbackKinds {
+			if sym, ok := o.Callbacks[kind]; ok {
+				return e.out.Symbols[e.definedSymbol(sym)]
+			}
+		}
+	}
+	return elfpatch.Symbol{}
+}
+
+// x86ORCEntry is the entry of a file's ORC tables for the first instruction of a
+// function, or what is wrong with them. rels are the relocations by section. It
+// is the last entry at or before the function in its section; the entry of zeros
+// that ends a function may have the address of the next one's first.
+func x86ORCEntry(f *elfpatch.File, rels map[int][]elfpatch.Rela, of elfpatch.Symbol) (entry []byte, fault string) {
+	ip, unwind := f.Section(".orc_unwind_ip"), f.Section(".orc_unwind")
 	if ip == nil || unwind == nil {
-		e.refuse(refusal.UnwindMissing, "", "the object has no ORC tables, and the kernel unwinds by them (run objtool on the merged object)")
-		return nil, false
+		return nil, "the object has no ORC tables, and the kernel unwinds by them (run objtool on the merged object)"
 	}
 	n := len(ip.Data) / 4
 	if n == 0 || len(ip.Data)%4 != 0 || len(unwind.Data)%n != 0 || len(unwind.Data)/n < 4 || len(unwind.Data)/n > 16 {
-		e.refuse(refusal.UnwindMissing, ".orc_unwind", "%d bytes for %d bytes of addresses", len(unwind.Data), len(ip.Data))
-		return nil, false
+		return nil, fmt.Sprintf("%d bytes for %d bytes of addresses", len(unwind.Data), len(ip.Data))
 	}
 	size := len(unwind.Data) / n
-	at := e.x86ORCAtEntry(ip, unwind.Data)
-	if at < 0 || at >= n {
-		e.refuse(refusal.UnwindMissing, ".orc_unwind", "no entry covers the start of a replacement")
-		return nil, false
-	}
-	return bytes.Clone(unwind.Data[at*size : (at+1)*size]), true
-}
-
-// x86ORCAtEntry finds the entry for the first instruction of a replacement:
-// the last one at or before it in its section. -1 if there is none. The entry
-// of zeros that ends a function may have the address of the next one's first.
-func (e *emitter) x86ORCAtEntry(ip *elfpatch.Section, unwind []byte) int {
-	var of elfpatch.Symbol
-	for _, o := range e.s.Objects {
-		for _, f := range o.Funcs {
-			if of.Section == 0 {
-				of = e.out.Symbols[e.definedSymbol(f.Replacement)]
-			}
-		}
-		for _, kind := range callbackKinds {
-			if sym, ok := o.Callbacks[kind]; ok && of.Section == 0 {
-				of = e.out.Symbols[e.definedSymbol(sym)]
-			}
-		}
-	}
-	best, bestAt := -1, int64(-1)
-	for _, r := range e.rels[ip.Index] {
-		s := e.out.Symbols[r.Symbol]
-		if s.Section != of.Section || of.Section == 0 || r.Type != uint32(elf.R_X86_64_PC32) || r.Offset%4 != 0 {
+	bestAt := int64(-1)
+	for _, r := range rels[ip.Index] {
+		s := f.Symbols[r.Symbol]
+		if s.Section != of.Section || of.Section == 0 || r.Type != uint32(elf.R_X86_64_PC32) || r.Offset%4 != 0 || r.Offset/4 >= uint64(n) {
 			continue
 		}
-		i, size := int(r.Offset/4), len(unwind)/(len(ip.Data)/4)
-		if i < 0 || (i+1)*size > len(unwind) {
-			continue
-		}
-		ends := len(bytes.Trim(unwind[i*size:(i+1)*size], "\x00")) == 0
+		i := int(r.Offset / 4)
+		this := unwind.Data[i*size : (i+1)*size]
+		ends := len(bytes.Trim(this, "\x00")) == 0
 		if at := int64(s.Value) + r.Addend; at <= int64(of.Value) && (at > bestAt || at == bestAt && !ends) {
-			best, bestAt = i, at
+			entry, bestAt = this, at
 		}
 	}
-	return best
+	if entry == nil {
+		return nil, "no entry covers the start of a replacement"
+	}
+	return bytes.Clone(entry), ""
 }
 
 // x86Trampoline is entered by the call at the function's site: on the stack is
