@@ -3,20 +3,33 @@ package manifest
 // Kernel describes the patch of a kernel: one livepatch module and what it
 // replaces. A manifest has either targets or a kernel.
 type Kernel struct {
-	Flavour  string         `json:"flavour"`  // FlavourKLP
-	Machine  string         `json:"machine"`  // "x86-64", "arm64"
-	Release  string         `json:"release"`  // as uname -r prints it
-	Vermagic string         `json:"vermagic"` // of the module
-	BuildID  Hex            `json:"build_id"` // of the kernel image, as in /sys/kernel/notes
-	Module   string         `json:"module"`   // name of the module, and of its directory in /sys/kernel/livepatch
-	Payload  Payload        `json:"payload"`  // "payload/0.ko"
-	Replace  bool           `json:"replace"`  // takes the place of every livepatch that is loaded
-	Signed   bool           `json:"signed"`   // the module carries a signature
+	Flavour  string      `json:"flavour"`        // FlavourKLP, FlavourDirect
+	Machine  string      `json:"machine"`        // "x86-64", "arm64"
+	Release  string      `json:"release"`        // as uname -r prints it
+	Vermagic string      `json:"vermagic"`       // of the module
+	BuildID  Hex         `json:"build_id"`       // of the kernel image, as in /sys/kernel/notes
+	Module   string      `json:"module"`         // name of the module, and of its directory in /sys/kernel/livepatch or /sys/module
+	Payload  Payload     `json:"payload"`        // "payload/0.ko"
+	Base     *KernelBase `json:"base,omitempty"` // FlavourDirect: the module that has to be loaded before
+
+	// Consistency says what is promised while the patch comes and goes:
+	// ConsistencyCalls, or nothing for FlavourKLP, where the livepatch core
+	// switches task by task.
+	Consistency string `json:"consistency,omitempty"`
+
+	Replace  bool           `json:"replace"` // takes the place of every livepatch of the same flavour that is loaded
+	Signed   bool           `json:"signed"`  // the module carries a signature
 	Objects  []KernelObject `json:"objects"`
 	Exports  []KernelExport `json:"exports"` // exported symbols that the module uses, by name
 	States   []KernelState  `json:"states"`
 	Objtool  Hex            `json:"objtool,omitempty"` // SHA-256 of the objtool that processed the module's code
 	Warnings []string       `json:"warnings"`          // what the patch does without, such as tracepoints
+}
+
+// KernelBase is the module that all patches of FlavourDirect share.
+type KernelBase struct {
+	Module  string  `json:"module"`  // its name, BaseModule
+	Payload Payload `json:"payload"` // "payload/1.ko"
 }
 
 // KernelObject is the kernel image or a module whose functions are replaced.
@@ -82,6 +95,19 @@ const (
 	// FlavourKLP patches through the kernel's livepatch core.
 	FlavourKLP = "klp"
 
+	// FlavourDirect patches through direct calls of ftrace.
+	FlavourDirect = "direct"
+
+	// ConsistencyCalls: new calls run the new code, of all functions from one
+	// moment on; calls that run finish in the code that they began in.
+	ConsistencyCalls = "calls"
+
+	// BaseModule is the name of the module in KernelBase.
+	BaseModule = "livepatch_direct"
+
+	// BaseMember is the member that holds it.
+	BaseMember = "payload/1.ko"
+
 	// Vmlinux is the object name of the kernel image.
 	Vmlinux = "vmlinux"
 
@@ -102,6 +128,9 @@ func CallbackKinds() []string {
 // Payloads returns the payloads of the manifest in the order of the package.
 func (m *Manifest) Payloads() []*Payload {
 	if m.Kernel != nil {
+		if m.Kernel.Base != nil {
+			return []*Payload{&m.Kernel.Payload, &m.Kernel.Base.Payload}
+		}
 		return []*Payload{&m.Kernel.Payload}
 	}
 	out := make([]*Payload, len(m.Targets))

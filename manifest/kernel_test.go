@@ -72,6 +72,28 @@ func TestKernelGolden(t *testing.T) {
 	}
 }
 
+// directKernel is a manifest of direct calls.
+func directKernel() *Manifest {
+	m := sampleKernel()
+	k := m.Kernel
+	k.Flavour, k.Consistency, k.States = FlavourDirect, ConsistencyCalls, nil
+	k.Base = &KernelBase{BaseModule, Payload{Member: BaseMember, Size: 4096, SHA256: fill(32, 0x5b)}}
+	k.Objects = k.Objects[:1]
+	k.Objects[0].Callbacks = nil
+	return m
+}
+
+func TestDirectKernel(t *testing.T) {
+	b, err := Encode(directKernel())
+	if err != nil {
+		t.Fatal(err)
+	}
+	m, err := Decode(b)
+	if err != nil || len(m.Payloads()) != 2 || m.Payloads()[1].Member != BaseMember {
+		t.Errorf("%+v, error %v", m, err)
+	}
+}
+
 // Each row breaks one thing of the sample; the error must name it.
 func TestKernelValidateRefuses(t *testing.T) {
 	for _, tc := range []struct {
@@ -111,6 +133,15 @@ func TestKernelValidateRefuses(t *testing.T) {
 		{"exports[0].crc: has 1 bytes", func(_ *Manifest, k *Kernel) { k.Exports[0].CRC = &Hex{1} }},
 		{`exports[1].name: "_printk" is there twice`, func(_ *Manifest, k *Kernel) { k.Exports[1].Name = "_printk" }},
 		{"states[1].id", func(_ *Manifest, k *Kernel) { k.States = append(k.States, k.States[0]) }},
+		{"kernel.base: is for flavour", func(_ *Manifest, k *Kernel) { k.Base = &KernelBase{} }},
+		{"kernel.consistency: is for flavour", func(_ *Manifest, k *Kernel) { k.Consistency = ConsistencyCalls }},
+		{"kernel.base: is missing", func(_ *Manifest, k *Kernel) { k.Flavour = FlavourDirect }},
+		{"kernel.consistency: \"\" is none of", func(_ *Manifest, k *Kernel) { k.Flavour = FlavourDirect }},
+		{"kernel.states: are for flavour", func(_ *Manifest, k *Kernel) { k.Flavour = FlavourDirect }},
+		{"objects[0].callbacks: are for flavour", func(_ *Manifest, k *Kernel) { k.Flavour = FlavourDirect }},
+		{"objects[1].name: \"ext4\": flavour", func(_ *Manifest, k *Kernel) { k.Flavour = FlavourDirect }},
+		{"kernel.base.module: \"other\" is none of", func(_ *Manifest, k *Kernel) { k.Flavour, k.Base = FlavourDirect, &KernelBase{Module: "other"} }},
+		{"kernel.base.payload.member", func(_ *Manifest, k *Kernel) { k.Flavour, k.Base = FlavourDirect, &KernelBase{Module: BaseModule} }},
 		{"warnings[0]: is empty", func(_ *Manifest, k *Kernel) { k.Warnings[0] = "" }},
 	} {
 		m := sampleKernel()

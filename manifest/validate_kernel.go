@@ -6,7 +6,8 @@ import (
 )
 
 func (c *checker) kernel(at string, k *Kernel) {
-	c.word(at+".flavour", k.Flavour, []string{FlavourKLP})
+	c.word(at+".flavour", k.Flavour, []string{FlavourKLP, FlavourDirect})
+	c.flavour(at, k)
 	c.word(at+".machine", k.Machine, machines())
 	c.text(at+".release", k.Release)
 	c.text(at+".vermagic", k.Vermagic)
@@ -44,6 +45,38 @@ func (c *checker) kernel(at string, k *Kernel) {
 	}
 	for i, w := range k.Warnings {
 		c.text(fmt.Sprintf("%s.warnings[%d]", at, i), w)
+	}
+}
+
+// flavour checks what one flavour has and the other has not.
+func (c *checker) flavour(at string, k *Kernel) {
+	if k.Flavour != FlavourDirect {
+		if k.Base != nil {
+			c.add(at+".base", "is for flavour %q", FlavourDirect)
+		}
+		if k.Consistency != "" {
+			c.add(at+".consistency", "is for flavour %q", FlavourDirect)
+		}
+		return
+	}
+	c.word(at+".consistency", k.Consistency, []string{ConsistencyCalls})
+	if k.Base == nil {
+		c.add(at+".base", "is missing")
+	} else {
+		c.word(at+".base.module", k.Base.Module, []string{BaseModule})
+		c.payload(at+".base.payload", &k.Base.Payload, BaseMember)
+	}
+	if len(k.States) > 0 {
+		c.add(at+".states", "are for flavour %q", FlavourKLP)
+	}
+	for i := range k.Objects {
+		o := &k.Objects[i]
+		if len(o.Callbacks) > 0 {
+			c.add(fmt.Sprintf("%s.objects[%d].callbacks", at, i), "are for flavour %q", FlavourKLP)
+		}
+		if o.Name != Vmlinux {
+			c.add(fmt.Sprintf("%s.objects[%d].name", at, i), "%.60q: flavour %q is for the kernel itself", o.Name, FlavourDirect)
+		}
 	}
 }
 

@@ -27,7 +27,7 @@ func createKernelFlags() []cli.Flag {
 		&cli.StringFlag{Name: "btf", Usage: "kernel: `FILE` with its type information (default: that in the image)"},
 		&cli.StringFlag{Name: "objtool", Usage: "kernel: its own objtool `PROGRAM`, where its build runs it last (IBT, LTO)"},
 		&cli.StringFlag{Name: "config", Usage: "kernel: its configuration `FILE` (default: config-RELEASE beside the image or in /boot)"},
-		&cli.StringFlag{Name: "flavour", Value: "auto", Usage: "kernel: how the module patches: `auto` or klp, through the livepatch core"},
+		&cli.StringFlag{Name: "flavour", Value: "auto", Usage: "kernel: `HOW` the module patches: klp, through the livepatch core; direct, through direct calls of ftrace; auto, klp where the kernel has it"},
 		&cli.BoolFlag{Name: "no-replace", Usage: "kernel: leave other livepatches in place instead of replacing them", DisableDefaultText: true},
 		&cli.StringSliceFlag{Name: "state", Usage: "kernel: `ID[=VERSION]` of a system state that the patch changes; repeatable"},
 		moduleKeyFlag(), moduleCertFlag(),
@@ -152,8 +152,10 @@ type kernelPaths struct{ symvers, btf, objtool, config string }
 // kernelFiles reads the files that describe the kernel of an image, and returns
 // the record of them. Their names in it do not depend on where they are.
 func kernelFiles(c *cli.Context, k *build.Kernel, imagePath string, files kernelPaths) (record []manifest.Input, err error) {
-	if f := c.String("flavour"); f != "auto" && f != manifest.FlavourKLP {
-		return nil, hinted(usageErrorf("--flavour %q is not known", f), "known: auto, %s", manifest.FlavourKLP)
+	switch k.Flavour = c.String("flavour"); k.Flavour {
+	case "auto", manifest.FlavourKLP, manifest.FlavourDirect:
+	default:
+		return nil, hinted(usageErrorf("--flavour %q is not known", k.Flavour), "known: auto, %s, %s", manifest.FlavourKLP, manifest.FlavourDirect)
 	}
 	read := func(role, name, file string) ([]byte, error) {
 		b, err := readFile(file)
@@ -286,7 +288,7 @@ func moduleSigner(c *cli.Context, hash string) (func([]byte) ([]byte, error), er
 }
 
 func printCreatedKernel(p *printer, k *manifest.Kernel) {
-	p.Printf("%s  %s, module %s\n", p.Paint(bold, "kernel "+k.Release), k.Machine, k.Module)
+	p.Printf("%s  %s, module %s%s\n", p.Paint(bold, "kernel "+k.Release), k.Machine, k.Module, flavourText(k.Flavour))
 	for _, o := range k.Objects {
 		for _, f := range o.Functions {
 			p.Printf("  replace  %-28s %s  %d -> %d bytes (%s)\n", positioned(f.Name, f.Position), o.Name, f.Size, f.NewSize, f.Proof)
@@ -301,6 +303,14 @@ func printCreatedKernel(p *printer, k *manifest.Kernel) {
 	for _, w := range k.Warnings {
 		p.Warn("%s", w)
 	}
+}
+
+// flavourText says how a module patches, where it is not the usual way.
+func flavourText(flavour string) string {
+	if flavour == manifest.FlavourDirect {
+		return ", direct calls"
+	}
+	return ""
 }
 
 // positioned is a kallsyms name with its position, if there are several of it.

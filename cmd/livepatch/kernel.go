@@ -13,6 +13,7 @@ import (
 	"livepatch/internal/klp"
 	"livepatch/internal/kstate"
 	"livepatch/internal/pack"
+	"livepatch/manifest"
 )
 
 // kernelOptions reads the flags that a change of the kernel takes.
@@ -100,6 +101,8 @@ func printApplied(p *printer, res *klp.Result) {
 			p.Note("%s would be replaced", r.Name)
 		case r.Unloaded:
 			p.Note("%s was replaced and unloaded", r.Name)
+		case res.Flavour == manifest.FlavourDirect && r.Reason == "":
+			p.Note("%s was replaced and is retired: its module stays until the next boot", r.Name)
 		case r.Reason != "":
 			p.Note("%s was replaced, its module stays loaded: %s", r.Name, r.Reason)
 		default:
@@ -110,6 +113,8 @@ func printApplied(p *printer, res *klp.Result) {
 	switch {
 	case res.DryRun:
 		p.Note("nothing was changed; %s of %s could be patched now", n, kernel)
+	case res.Flavour == manifest.FlavourDirect:
+		p.Note("patched %s of %s: new calls run the new code, those that run finish in the old", n, kernel)
 	case res.Forced:
 		p.Note("patched %s of %s, forced after %s", n, kernel, seconds(res.Transition))
 	default:
@@ -198,6 +203,8 @@ func printReverted(p *printer, r *klp.Reverted, dry bool) {
 	}
 	switch {
 	case dry:
+	case r.Flavour == manifest.FlavourDirect:
+		p.Note("%s is %s", r.Name, r.Reason)
 	case r.Unloaded && len(r.Functions) == 0:
 		p.Note("%s had no effect any more; its module was unloaded", r.Name)
 	case r.Unloaded:

@@ -32,6 +32,7 @@ type Kernel struct {
 	Objtool       func(object []byte) ([]byte, error)
 	ObjtoolDigest []byte // SHA-256 of the program
 
+	Flavour   string                              // manifest.FlavourKLP or FlavourDirect; "" or "auto": through the livepatch core where the kernel has one
 	ABI       *kimage.ABI                         // layouts of the kernel's structures; nil: from the type information in the image
 	Versions  kmod.Versions                       // forms in which the kernel reads symbol versions
 	Sign      func(module []byte) ([]byte, error) // appends a signature; nil for none
@@ -56,6 +57,8 @@ type kernelSteps struct {
 	objtool  bool           // it ran
 	spec     kmod.Spec
 	module   []byte
+	base     []byte // the module that a patch of flavour direct needs
+	direct   bool   // flavour direct
 	warnings []string
 }
 
@@ -125,6 +128,8 @@ func (k *kernelSteps) run() (*pack.Package, error) {
 		return nil, err
 	}
 
+	k.warnMixed()
+
 	// Merge: from here on the parts are one object, as the kernel's own build
 	// would have linked it, and objtool has seen it where the kernel wants that.
 	if err := k.merge(); err != nil {
@@ -182,9 +187,23 @@ func newKernelSteps(in Inputs) (*kernelSteps, error) {
 		}
 	}
 	var err error
-	k.exports, err = k.allExports()
-	return k, err
+	if k.exports, err = k.allExports(); err != nil {
+		return nil, err
+	}
+	switch _, core := k.exports[enablePatch]; in.Kernel.Flavour {
+	case "", "auto":
+		k.direct = !core
+	case manifest.FlavourDirect:
+		k.direct = true
+	case manifest.FlavourKLP:
+	default:
+		return nil, fmt.Errorf("flavour %q is not known", in.Kernel.Flavour)
+	}
+	return k, nil
 }
+
+// enablePatch is what a kernel with a livepatch core exports.
+const enablePatch = "klp_enable_patch"
 
 func newKernelTarget(name string, table symbolTable, t Target) *kernelTarget {
 	return &kernelTarget{name: name, table: table, steps: steps{target: t, kernel: true}, shared: map[kernelName]match.Place{},

@@ -24,6 +24,7 @@ func traits(img *kimage.Kernel, versions kmod.Versions) kmod.Spec {
 		Retpoline: has("__x86_indirect_thunk_rax"),
 		Rethunk:   has("__x86_return_thunk"),
 		ORC:       has("__start_orc_unwind"),
+		CallSites: has("__call_sites") || img.File.Section(".call_sites") != nil,
 	}
 	if strings.Contains(img.Vermagic, " modversions ") {
 		s.Versions = max(versions, kmod.BasicVersions)
@@ -46,13 +47,13 @@ func traits(img *kimage.Kernel, versions kmod.Versions) kmod.Spec {
 // describe writes the manifest and the package.
 func (k *kernelSteps) describe() (*pack.Package, error) {
 	img := k.kernel.Image
-	sum := sha256.Sum256(k.module)
 	out := &manifest.Kernel{
 		Flavour: manifest.FlavourKLP, Machine: machineName(img.Machine), Release: img.Release, Vermagic: img.Vermagic,
 		BuildID: img.BuildID, Module: k.spec.Name,
-		Payload: manifest.Payload{Member: manifest.KernelMember, Size: int64(len(k.module)), SHA256: sum[:]},
+		Payload: payloadOf(manifest.KernelMember, k.module),
 		Replace: k.spec.Replace, Signed: k.kernel.Sign != nil, States: k.kernel.States, Warnings: k.warnings,
 	}
+	members := k.describeBase(out)
 	if k.objtool {
 		out.Objtool = k.kernel.ObjtoolDigest
 	}
@@ -73,7 +74,12 @@ func (k *kernelSteps) describe() (*pack.Package, error) {
 	if err := m.Validate(); err != nil {
 		return nil, fmt.Errorf("make the manifest: %w", err)
 	}
-	return &pack.Package{Manifest: m, Members: map[string][]byte{manifest.KernelMember: k.module}}, nil
+	return &pack.Package{Manifest: m, Members: members}, nil
+}
+
+func payloadOf(member string, b []byte) manifest.Payload {
+	sum := sha256.Sum256(b)
+	return manifest.Payload{Member: member, Size: int64(len(b)), SHA256: sum[:]}
 }
 
 func exportsOf(bindings map[string]kmod.Binding) (out []manifest.KernelExport) {

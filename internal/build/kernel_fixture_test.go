@@ -55,6 +55,7 @@ int locks;
 void mutex_lock(void *m) { (void)m; locks++; }
 void mutex_unlock(void *m) { (void)m; locks--; }
 notrace void __fentry__(void) { }
+__asm__(".pushsection .rodata, \"a\"\n.globl __start_notes, __stop_notes\n__start_notes: .fill 16, 1, 0\n.fill 20, 1, 7\n__stop_notes:\n.popsection");
 `
 
 // compile makes an object as the kernel's build would.
@@ -137,20 +138,25 @@ func kernelABI() *kimage.ABI {
 	patch := words("mod", "objs", "states")
 	patch["replace"] = kimage.Member{Offset: 24, Size: 1}
 	return &kimage.ABI{Structs: map[string]kimage.Struct{
-		"module":        {Size: 1280, Members: map[string]kimage.Member{"name": {Offset: 24, Size: 56}, "init": {Offset: 312, Size: 8}, "exit": {Offset: 1200, Size: 8}}},
-		"klp_func":      {Size: 152, Members: words("old_name", "new_func", "old_sympos")},
-		"klp_object":    {Size: 168, Members: object},
-		"klp_callbacks": {Size: 40, Members: words("pre_patch", "post_patch", "pre_unpatch", "post_unpatch")},
-		"klp_patch":     {Size: 200, Members: patch},
-		"klp_state":     {Size: 24, Members: map[string]kimage.Member{"id": {Offset: 0, Size: 8}, "version": {Offset: 8, Size: 4}}},
-		"kallsym_iter":  {Size: 700, Members: map[string]kimage.Member{"name": {Offset: 40, Size: 512}}},
+		"module":     {Size: 1280, Members: map[string]kimage.Member{"name": {Offset: 24, Size: 56}, "init": {Offset: 312, Size: 8}, "exit": {Offset: 1200, Size: 8}, "gpl_syms": {Offset: 400, Size: 8}}},
+		"ftrace_ops": {Size: 200, Members: words("func", "next", "flags")},
+		"kernel_param": {Size: 40, Members: map[string]kimage.Member{
+			"name": {Offset: 0, Size: 8}, "mod": {Offset: 8, Size: 8}, "ops": {Offset: 16, Size: 8}, "perm": {Offset: 24, Size: 2}, "level": {Offset: 26, Size: 1}, "arg": {Offset: 32, Size: 8}}},
+		"kernel_param_ops": {Size: 32, Members: words("flags", "set", "get", "free")},
+		"klp_func":         {Size: 152, Members: words("old_name", "new_func", "old_sympos")},
+		"klp_object":       {Size: 168, Members: object},
+		"klp_callbacks":    {Size: 40, Members: words("pre_patch", "post_patch", "pre_unpatch", "post_unpatch")},
+		"klp_patch":        {Size: 200, Members: patch},
+		"klp_state":        {Size: 24, Members: map[string]kimage.Member{"id": {Offset: 0, Size: 8}, "version": {Offset: 8, Size: 4}}},
+		"kallsym_iter":     {Size: 700, Members: map[string]kimage.Member{"name": {Offset: 40, Size: 512}}},
 	}}
 }
 
 // inputs puts together what Create takes.
 func (r kernelRecipe) inputs(img *kimage.Kernel, targets ...Target) Inputs {
 	symvers := map[string]kimage.Export{}
-	for _, name := range []string{"klp_enable_patch", "_printk"} {
+	for _, name := range []string{"klp_enable_patch", "_printk", "param_get_bool", "param_ops_charp", "register_ftrace_direct", "unregister_ftrace_direct",
+		"modify_ftrace_direct", "ftrace_set_filter_ip", "ftrace_free_filter", "synchronize_rcu", "copy_from_kernel_nofault", "memcmp", "memset", "__module_get"} {
 		symvers[name] = kimage.Export{Name: name, Module: "vmlinux", GPL: name != "_printk"}
 	}
 	return Inputs{

@@ -147,6 +147,11 @@ func (k *kernelSteps) bindGlobal(t *kernelTarget, e diff.External, where string,
 		return k.share(image, kernelName{s.Name, image.table.Sympos(i), s.Addr}, place), nil
 	}
 	if x, ok := k.exports[e.Name]; ok {
+		if k.direct { // nothing else finds what belongs to a module
+			b := exported(x)
+			b.Object = x.Module
+			return b, nil
+		}
 		return kmod.Binding{Kind: kmod.KLP, Object: x.Module, Name: e.Name}, nil
 	}
 	return kmod.Binding{}, refusal.New(refusal.SymbolNotFound, where, "%v", err)
@@ -180,7 +185,7 @@ func exported(x kimage.Export) kmod.Binding {
 // share binds a name to a symbol of an image by a livepatch relocation.
 func (k *kernelSteps) share(t *kernelTarget, n kernelName, place match.Place) kmod.Binding {
 	t.shared[n] = place
-	return kmod.Binding{Kind: kmod.KLP, Object: t.name, Name: n.name, Pos: n.pos}
+	return kmod.Binding{Kind: kmod.KLP, Object: t.name, Name: n.name, Pos: n.pos, Address: n.addr}
 }
 
 // ownerOf tells which module defines a static key or static-call key that the

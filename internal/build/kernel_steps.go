@@ -249,32 +249,18 @@ func (k *kernelSteps) key(name string) (kmod.Binding, bool) {
 	if err != nil {
 		return kmod.Binding{}, false
 	}
-	return kmod.Binding{Kind: kmod.KLP, Object: k.image.name, Name: name, Pos: k.image.table.Sympos(i)}, true
+	return kmod.Binding{Kind: kmod.KLP, Object: k.image.name, Name: name, Pos: k.image.table.Sympos(i), Address: k.image.table.Symbol(i).Addr}, true
 }
 
-// emit makes the module.
+// emit makes the module, and the base module of the direct flavour.
 func (k *kernelSteps) emit() error {
-	img := k.kernel.Image
-	k.spec = traits(img, k.kernel.Versions)
+	k.spec = traits(k.kernel.Image, k.kernel.Versions)
 	k.spec.Name, k.spec.Object, k.spec.ABI = kmod.ModuleName(k.in.Name), k.code, k.abi
 	k.spec.Replace = !k.kernel.NoReplace
 	for _, s := range k.kernel.States {
 		k.spec.States = append(k.spec.States, kmod.State{ID: s.ID, Version: s.Version})
 	}
 	k.spec.Bindings = k.merged.Bindings
-	for _, name := range k.spec.OwnExports() {
-		x, ok := k.exports[name]
-		if !ok && name == "klp_enable_patch" {
-			return refusal.List{refusal.New(refusal.NoLivepatch, img.Release,
-				"the kernel is built without a livepatch core: it does not export %s", name)}
-		}
-		if !ok {
-			return refusal.List{refusal.New(refusal.NotExported, img.Release, "the kernel does not export %s, which every livepatch module needs", name)}
-		}
-		if _, ok := k.spec.Bindings[name]; !ok {
-			k.spec.Bindings[name] = exported(x)
-		}
-	}
 	for _, part := range k.parts {
 		k.spec.ImportNS = append(k.spec.ImportNS, part.part.Cut.Kernel.ImportNS...)
 	}
@@ -283,17 +269,46 @@ func (k *kernelSteps) emit() error {
 			k.spec.Objects = append(k.spec.Objects, o)
 		}
 	}
+	if k.direct {
+		if err := k.makeDirect(); err != nil {
+			return err
+		}
+	}
+	if err := k.bindOwn(&k.spec, k.spec.OwnExports()); err != nil {
+		return err
+	}
 	module, err := kmod.Emit(k.spec)
 	if err != nil {
 		return err
 	}
-	if k.kernel.Sign != nil {
-		if module, err = k.kernel.Sign(module); err != nil {
-			return err
+	k.module, err = k.signed(module)
+	return err
+}
+
+// bindOwn binds the exports that every module for the kernel needs.
+func (k *kernelSteps) bindOwn(s *kmod.Spec, names []string) error {
+	img := k.kernel.Image
+	for _, name := range names {
+		x, ok := k.exports[name]
+		if !ok && name == enablePatch {
+			return refusal.List{refusal.New(refusal.NoLivepatch, img.Release,
+				"the kernel is built without a livepatch core: it does not export %s", name)}
+		}
+		if !ok {
+			return refusal.List{refusal.New(refusal.NotExported, img.Release, "the kernel does not export %s, which every livepatch module needs", name)}
+		}
+		if _, ok := s.Bindings[name]; !ok {
+			s.Bindings[name] = exported(x)
 		}
 	}
-	k.module = module
 	return nil
+}
+
+func (k *kernelSteps) signed(module []byte) ([]byte, error) {
+	if k.kernel.Sign == nil {
+		return module, nil
+	}
+	return k.kernel.Sign(module)
 }
 
 // object is what the module does to one target.
@@ -303,7 +318,7 @@ func (k *kernelSteps) object(t *kernelTarget) (kmod.Object, bool) {
 		o.Name = t.name
 	}
 	for _, f := range t.funcs {
-		o.Funcs = append(o.Funcs, kmod.Func{Name: f.name.name, Sympos: f.name.pos, Replacement: k.replacement(f)})
+		o.Funcs = append(o.Funcs, kmod.Func{Name: f.name.name, Sympos: f.name.pos, Site: *f.site.Ftrace, Replacement: k.replacement(f)})
 	}
 	for i, part := range k.parts {
 		if part.target != t {
@@ -340,7 +355,11 @@ func (k *kernelSteps) check() error {
 			set.Modules = append(slices.Clone(set.Modules), t.target.Module)
 		}
 	}
-	return modcheck.Check(k.module, set).Refusals().Err()
+	refused := modcheck.Check(k.module, set).Refusals()
+	if k.direct {
+		refused = append(refused, modcheck.Check(k.base, set).Refusals()...)
+	}
+	return refused.Err()
 }
 
 // byAddress orders functions as the manifest lists them.

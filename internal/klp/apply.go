@@ -79,6 +79,13 @@ func (l *loader) apply(ctx context.Context, pkg *pack.Package) (*Result, error) 
 	}
 	// From here on nothing is known that speaks against it.
 	log := l.Log()
+	if k.Flavour == manifest.FlavourDirect {
+		if err := l.applyDirect(pkg, v, facts, res, log); err != nil {
+			return nil, err
+		}
+		l.trouble(k.Module, res, log)
+		return res, nil
+	}
 	l.opt.progress("loading %s", k.Module)
 	start := time.Now()
 	if err := l.Load(pkg.Members[k.Payload.Member]); err != nil {
@@ -91,19 +98,25 @@ func (l *loader) apply(ctx context.Context, pkg *pack.Package) (*Result, error) 
 	}
 	res.Transition = time.Since(start)
 	l.replaced(v, res)
-	if log != nil {
-		for _, r := range kstate.Relevant(log(), k.Module) {
-			if r.Trouble() {
-				res.Warnings = append(res.Warnings, fmt.Sprintf("the kernel's log says: %s (%s)", r.Text, r.Meaning))
-			}
+	l.trouble(k.Module, res, log)
+	return res, nil
+}
+
+// trouble warns of faults in the kernel's log.
+func (l *loader) trouble(module string, res *Result, log func() []kstate.Record) {
+	if log == nil {
+		return
+	}
+	for _, r := range kstate.Relevant(log(), module) {
+		if r.Trouble() {
+			res.Warnings = append(res.Warnings, fmt.Sprintf("the kernel's log says: %s (%s)", r.Text, r.Meaning))
 		}
 	}
-	return res, nil
 }
 
 func (l *loader) newResult(pkg *pack.Package, v *kstate.Verdict, facts *kstate.Facts) *Result {
 	k := pkg.Manifest.Kernel
-	res := &Result{Patch: pkg.Manifest.Name, Module: k.Module, DryRun: l.opt.DryRun, Release: facts.Release, Functions: []string{},
+	res := &Result{Patch: pkg.Manifest.Name, Module: k.Module, Flavour: k.Flavour, DryRun: l.opt.DryRun, Release: facts.Release, Functions: []string{},
 		Later: v.Later, Replaced: []Replaced{}, Warnings: v.Warnings}
 	for _, o := range k.Objects {
 		for _, f := range o.Functions {

@@ -48,6 +48,7 @@ func (o *Options) progress(format string, args ...any) {
 type Result struct {
 	Patch      string        `json:"patch"`  // name of the package
 	Module     string        `json:"module"` // name of the module and of the livepatch
+	Flavour    string        `json:"flavour"`
 	Release    string        `json:"release"`
 	Functions  []string      `json:"functions"` // "vmlinux: name"
 	Later      []string      `json:"later"`     // modules that are patched when they are loaded
@@ -70,6 +71,7 @@ type Replaced struct {
 // Reverted says what became of one livepatch that was taken back.
 type Reverted struct {
 	Name       string        `json:"name"`
+	Flavour    string        `json:"flavour,omitempty"` // "direct": the module is retired, it stays until the next boot
 	Functions  []string      `json:"functions"`
 	Transition time.Duration `json:"transition_ns"`
 	Forced     bool          `json:"forced,omitempty"`

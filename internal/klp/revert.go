@@ -10,6 +10,7 @@ import (
 
 	"livepatch/internal/kstate"
 	"livepatch/internal/refusal"
+	"livepatch/manifest"
 )
 
 // Revert disables a livepatch, waits until no task runs its code, and unloads
@@ -90,7 +91,9 @@ func inEffectFirst(f *kstate.Facts) []string {
 	slices.SortStableFunc(patches, func(a, b kstate.Patch) int { return order(b) - order(a) })
 	var names []string
 	for _, p := range patches {
-		names = append(names, p.Name)
+		if p.Condition() != kstate.Retired {
+			names = append(names, p.Name)
+		}
 	}
 	for _, m := range f.Modules {
 		if livepatch(&m) && !slices.Contains(names, m.Name) {
@@ -113,7 +116,7 @@ func (l *loader) facts() (*kstate.Facts, error) {
 		return nil, err
 	}
 	var list refusal.List
-	if !facts.Livepatch {
+	if !facts.Livepatch && facts.Module(manifest.BaseModule) == nil {
 		list = append(list, refusal.New(refusal.NoLivepatch, "kernel", "there is no /sys/kernel/livepatch"))
 	}
 	if !facts.CanLoad {
@@ -124,6 +127,9 @@ func (l *loader) facts() (*kstate.Facts, error) {
 
 func (l *loader) revert(ctx context.Context, name string, facts *kstate.Facts) (*Reverted, error) {
 	res := &Reverted{Name: name, Functions: []string{}}
+	if p := facts.Patch(name); p != nil && p.IsDirect() {
+		return l.revertDirect(p, res)
+	}
 	p, err := kstate.ReadPatch(l.Files(), name)
 	if err != nil {
 		return nil, &Error{"check", Unchanged, fmt.Errorf("read the state of livepatch %s: %w", name, err)}

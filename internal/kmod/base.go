@@ -4,6 +4,7 @@ import (
 	"debug/elf"
 	"fmt"
 	"maps"
+	"slices"
 
 	"livepatch/elfpatch"
 	"livepatch/internal/refusal"
@@ -117,6 +118,7 @@ func EmitBase(s Spec) ([]byte, error) {
 		}
 		s.orcEntry = entry
 	}
+	header := s.Object.Section(formatMark)
 	s.Name, s.base, s.Direct = BaseName, true, nil
 	s.Object = elfpatch.New(elf.ET_REL, m)
 	e := &emitter{
@@ -148,6 +150,9 @@ func EmitBase(s Spec) ([]byte, error) {
 	}
 	e.addBaseCode([]*program{detachProgram(x), enableProgram(x), setProgram(int(s.ABI.Structs["kernel_param"].Members["arg"].Offset))})
 	e.ops.describeCode(e)
+	if header != nil {
+		e.out.AddSection(elfpatch.Section{Name: formatMark, Type: elf.SHT_PROGBITS, Flags: elf.SHF_ALLOC, Align: 4, Data: slices.Clone(header.Data)})
+	}
 	e.addModule(module, 0, 0)
 	return e.finish()
 }

@@ -181,7 +181,7 @@ func (e *emitter) addParameters(data *region, names *text, funcs []Func, symbols
 	abi := e.s.layouts()
 	var list []string
 	for _, f := range funcs {
-		list = append(list, fmt.Sprintf("%s,%d", f.Name, max(f.Sympos, 1)))
+		list = append(list, fmt.Sprintf("%s,%d", f.Name, f.Sympos))
 	}
 	pointer := &record{data: make([]byte, 8), ptrs: []pointer{{0, names.symbol(strings.Join(list, " ")), 0}}}
 	functions := data.put("livepatch_functions", []*record{pointer})

@@ -100,7 +100,9 @@ func (c *claim) packages(before []Plan) {
 			if o.Name != c.object || !slices.ContainsFunc(o.Functions, same) {
 				continue
 			}
-			if c.plan.Kernel.Replace {
+			if p.Kernel.Flavour != c.plan.Kernel.Flavour {
+				c.add(KindPackage, Blocks, p.Name, "%s", flavoursText)
+			} else if c.plan.Kernel.Replace {
 				c.add(KindPackage, Harmless, p.Name, "is replaced by %s as a whole", c.plan.Name)
 			} else {
 				c.add(KindPackage, Defeats, p.Name, "its version of the function would lie beneath that of %s and have no effect", c.plan.Name)
@@ -109,17 +111,32 @@ func (c *claim) packages(before []Plan) {
 	}
 }
 
+// flavoursText is what keeps a livepatch and a direct call from one function:
+// direct calls share it only if they say that they can
+// (__ftrace_hash_update_ipmodify in kernel/trace/ftrace.c, 6.1 and 6.12).
+const flavoursText = "the livepatch core and a direct call cannot share a function: loading the later one fails with EBUSY"
+
 func (c *claim) livepatches() {
 	for _, p := range c.facts.Patches {
-		if p.Name == c.plan.Kernel.Module || !p.Claims(c.object, c.function.Name, c.function.Position) {
+		if p.Name == c.plan.Kernel.Module || !p.Claims(c.object, c.function.Name, c.function.Position) || p.IsDirect() && !p.Enabled {
 			continue
 		}
-		if c.plan.Kernel.Replace {
+		if p.IsDirect() != c.isDirect() {
+			c.add(KindLivepatch, Blocks, p.Name, "%s", flavoursText)
+		} else if c.plan.Kernel.Replace {
 			c.add(KindLivepatch, Harmless, p.Name, "is replaced as a whole")
 		} else {
 			c.add(KindLivepatch, Defeats, p.Name, "its version of the function would lie beneath this one and have no effect")
 		}
 	}
+}
+
+func (c *claim) isDirect() bool { return c.plan.Kernel.Flavour == manifest.FlavourDirect }
+
+// ours reports a direct call of a patch of this program, which stands beside it
+// in the list of patches.
+func (c *claim) ours(call string) bool {
+	return slices.ContainsFunc(c.facts.Patches, func(p Patch) bool { return p.IsDirect() && strings.HasSuffix(call, " ["+p.Name+"]") })
 }
 
 // klpHandler is the function through which the livepatch core redirects
@@ -128,6 +145,10 @@ const klpHandler = "klp_ftrace_handler"
 
 // kprobeHandler is what ftrace calls for kprobes (arch/x86/kernel/kprobes/ftrace.c, 6.12).
 const kprobeHandler = "kprobe_ftrace_handler"
+
+// directHandler is what ftrace calls for direct calls where others watch the
+// function too (kernel/trace/ftrace.c, 6.12).
+const directHandler = "call_direct_funcs"
 
 // ftrace judges the function's entries in enabled_functions. Those of functions
 // that share their name cannot be told apart.
@@ -196,6 +217,9 @@ func (c *claim) direct(t *Traced) {
 		who = "unknown"
 	}
 	switch {
+	case c.ours(t.Direct):
+	case strings.HasPrefix(who, bpfTrampoline) && c.isDirect():
+		c.add(KindBPF, Blocks, who, "ftrace calls one directly for a function: loading fails with EBUSY")
 	case !strings.HasPrefix(who, bpfTrampoline):
 		c.add(KindDirect, Blocks, who, "is called directly at the function's entry and cannot share it; loading fails with EBUSY")
 	case c.facts.Release != "" && older(c.facts.Release, 6, 0):
@@ -221,7 +245,7 @@ func (c *claim) overridable() bool {
 func (c *claim) tracers(t *Traced) {
 	var who []string
 	for _, o := range t.Owners {
-		if o != klpHandler && o != kprobeHandler && !t.Has(flagIPModify) {
+		if o != klpHandler && o != kprobeHandler && o != directHandler && !t.Has(flagIPModify) {
 			who = append(who, o)
 		}
 	}

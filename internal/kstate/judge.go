@@ -18,8 +18,9 @@ type Verdict struct {
 	Replaces  []string     `json:"replaces"` // livepatches whose place it takes
 	Later     []string     `json:"later"`    // modules that are patched when they are loaded
 	Warnings  []string     `json:"warnings"`
-	Applied   bool         `json:"applied"` // the patch is loaded and enabled already
-	Foreign   bool         `json:"foreign"` // the package is for another kernel
+	Loaded    bool         `json:"loaded,omitempty"` // direct calls: the module is loaded and was taken off
+	Applied   bool         `json:"applied"`          // the patch is loaded and enabled already
+	Foreign   bool         `json:"foreign"`          // the package is for another kernel
 }
 
 // Judge asks everything that the kernel would ask before it loads the package,
@@ -79,7 +80,7 @@ func (j *judge) kernel() {
 
 // permission foresees why a kernel would not take the module at all.
 func (j *judge) permission(module []byte) {
-	if !j.f.Livepatch {
+	if !j.f.Livepatch && !j.direct() {
 		j.refuse(refusal.NoLivepatch, "kernel", "there is no /sys/kernel/livepatch: it was built without CONFIG_LIVEPATCH, or sysfs is not mounted")
 	}
 	if j.f.ModulesDisabled {
@@ -102,6 +103,9 @@ func (j *judge) permission(module []byte) {
 	}
 }
 
+// direct reports a package that does without the livepatch core.
+func (j *judge) direct() bool { return j.k.Flavour == manifest.FlavourDirect }
+
 // names looks for somebody else with the module's name.
 func (j *judge) names() {
 	name := j.k.Module
@@ -111,6 +115,8 @@ func (j *judge) names() {
 		j.v.Busy = fmt.Sprintf("livepatch %s is in transition (%s)", name, p.Condition())
 	case p != nil && m != nil && m.BuildID != "" && j.plan.BuildID != "" && m.BuildID != j.plan.BuildID:
 		j.refuse(refusal.AlreadyApplied, "kernel", "livepatch %s is %s, from another package: its module is build %s, that of this package %s", name, p.Condition(), m.BuildID, j.plan.BuildID)
+	case p != nil && p.IsDirect() && !p.Enabled:
+		j.v.Loaded = true // it is put on again
 	case p != nil:
 		j.v.Applied = p.Enabled
 		j.refuse(refusal.AlreadyApplied, "kernel", "livepatch %s is %s", name, p.Condition())
@@ -168,7 +174,7 @@ func (j *judge) patches() {
 		if p.Transition {
 			j.v.Busy = fmt.Sprintf("livepatch %s is in transition (%s); the kernel does one at a time", p.Name, p.Condition())
 		}
-		if !j.k.Replace || !p.Enabled {
+		if !j.k.Replace || !p.Enabled || p.IsDirect() != j.direct() {
 			continue
 		}
 		j.v.Replaces = append(j.v.Replaces, p.Name)

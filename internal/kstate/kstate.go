@@ -94,6 +94,9 @@ func Read(fsys fs.FS) (*Facts, error) {
 	f.unless(err, "the loaded modules")
 	f.Patches, err = ReadPatches(fsys)
 	f.unless(err, "the loaded livepatches")
+	direct, err := ReadDirect(fsys)
+	f.unless(err, "the patches of direct calls")
+	f.Patches = append(f.Patches, direct...)
 	f.readTracers(fsys)
 	return f, nil
 }

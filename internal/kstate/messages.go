@@ -34,6 +34,10 @@ var messages = []message{
 	{"livepatch: failed to initialize patch '…' for module", "the patch does not fit the module that is being loaded, which is refused therefore", "kernel/livepatch/core.c, 6.12", false},
 	{"refusing to load module", "a module cannot be loaded as long as this patch, which does not fit it, is enabled", "kernel/livepatch/core.c, 6.12", false},
 
+	// The base module of direct calls (internal/kmod/base_code.go).
+	{"livepatch_direct: …cannot be redirected: error -16", "something else is called directly for this function, or redirects it", "kernel/trace/ftrace.c, 6.12", false},
+	{"livepatch_direct: …cannot be redirected: error", "ftrace refused to redirect the function", "kernel/trace/ftrace.c, 6.12", false},
+
 	// The transition.
 	{"livepatch: signaling remaining tasks", "after 15 s the kernel wakes the tasks that have not switched", "kernel/livepatch/transition.c, 6.12", false},
 	{"livepatch: forcing remaining tasks to the patched state", "consistency was given up; the modules of the patches can never be unloaded", "kernel/livepatch/transition.c, 6.12", false},

@@ -14,7 +14,8 @@ import (
 // (Documentation/ABI/testing/sysfs-kernel-livepatch). What older kernels do not
 // tell is nil.
 type Patch struct {
-	Name       string        `json:"name"` // of the module
+	Name       string        `json:"name"`              // of the module
+	Flavour    string        `json:"flavour,omitempty"` // manifest.FlavourDirect; nothing for those of the livepatch core
 	Enabled    bool          `json:"enabled"`
 	Transition bool          `json:"transition"`            // some tasks still have to switch
 	Replace    *bool         `json:"replace,omitempty"`     // it took the place of all before it; from 6.11 on
@@ -176,6 +177,8 @@ func (o *PatchObject) Names() []string {
 // Condition is the state of the livepatch in one word or two.
 func (p *Patch) Condition() string {
 	switch {
+	case p.IsDirect() && !p.Enabled:
+		return Retired
 	case p.Transition && p.Enabled:
 		return "enabling"
 	case p.Transition:
@@ -185,3 +188,8 @@ func (p *Patch) Condition() string {
 	}
 	return "disabled"
 }
+
+// Retired is the condition of a patch of direct calls that was taken back. Its
+// module stays until the next boot: nothing tells whether a task is still in its
+// code.
+const Retired = "retired"

@@ -52,16 +52,20 @@ func Check(b []byte, set Set) *check.Report {
 	if !c.checkFormat() {
 		return c.report
 	}
-	// From here on the file is a module that calls the livepatch core.
+	// From here on the file is a module that calls the livepatch core, or one of
+	// the two that do without.
 	c.patch = m.findPatch(c.target.layout)
 	c.checkKernel()
-	c.checkPatch()
+	if !c.isBase() {
+		c.checkPatch()
+	}
 	c.checkSymbols()
 	c.checkImports()
 	c.checkText()
 	// From here on it is known where the instructions of the module begin.
 	c.checkRelocations()
 	c.checkTables()
+	c.checkDirect()
 	c.checkEntries()
 	c.checkUnwind()
 	c.summarize()

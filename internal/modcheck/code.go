@@ -164,6 +164,10 @@ func (c *checker) dataPointers() {
 	if c.patch != nil {
 		for _, o := range c.patch.objects {
 			for _, f := range o.funcs {
+				if c.patch.direct != nil {
+					own[f.at.plus(recSite)] = true
+					continue
+				}
 				own[f.at.plus(fnNew)] = true
 			}
 			for _, x := range o.calls {
@@ -180,7 +184,7 @@ func (c *checker) dataPointers() {
 			if e.Type == abs64(c.f.Machine) && !own[at] {
 				c.take(ref{e, r}, 0, at)
 			}
-			if c.inData(e.Type) {
+			if c.inData(e.Type) && !own[at] {
 				c.takeForeign(ref{e, r}, 0, at, true)
 			}
 		}

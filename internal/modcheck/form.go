@@ -21,12 +21,16 @@ func (c *checker) checkFormat() bool {
 	if c.unique(".modinfo") == nil || c.unique(thisModule) == nil {
 		return false
 	}
-	if !tagged {
+	direct := c.imported(directEnable)
+	if !tagged && !direct && !c.isBase() {
 		c.refuse(refusal.NotALivepatch, whatFormat, "", ".modinfo has no livepatch=")
 		return false
 	}
 	before := c.refusals(whatFormat)
-	if !c.hasImport("klp_enable_patch") {
+	if tagged && direct {
+		c.refuse(refusal.NotALivepatch, whatFormat, "", "livepatch= marks modules for the livepatch core; a kernel without one refuses them")
+	}
+	if tagged && !c.imported("klp_enable_patch") {
 		c.refuse(refusal.NotALivepatch, whatFormat, "", "the module does not call klp_enable_patch")
 	}
 	c.checkSections()
@@ -35,11 +39,14 @@ func (c *checker) checkFormat() bool {
 	if c.refusals(whatFormat) == before {
 		c.ok(whatFormat, "", "a livepatch module of %d sections", len(c.f.Sections))
 	}
+	if direct || c.isBase() {
+		c.target.addBase()
+	}
 	return true
 }
 
-func (c *checker) hasImport(name string) bool {
-	for i, s := range c.f.Symbols {
+func (m *module) imported(name string) bool {
+	for i, s := range m.f.Symbols {
 		if i > 0 && s.Section == 0 && s.Name == name {
 			return true
 		}
@@ -129,14 +136,25 @@ func (c *checker) checkThisModule() {
 		c.refuse(refusal.ModuleFormat, whatFormat, thisModule, "struct module has the name %q, .modinfo %q", name, tag)
 	}
 	init, exit := c.pointers(s)
-	if init == nil {
+	switch {
+	case c.isBase():
+		if init != nil || exit != nil {
+			c.refuse(refusal.ModuleFormat, whatFormat, thisModule, "the base module has nothing to do when it is loaded or unloaded")
+		}
+		return
+	case init == nil:
 		c.refuse(refusal.ModuleFormat, whatFormat, thisModule, "struct module has no init function; nothing would enable the patch")
-	} else if l.size != 0 && init.off != l.init {
+	case l.size != 0 && init.off != l.init:
 		c.refuse(refusal.ModuleFormat, whatFormat, thisModule, "init is at %d of struct module, the kernel's at %d", init.off, l.init)
 	}
-	if exit == nil {
+	switch {
+	case c.imported(directEnable):
+		if exit != nil {
+			c.refuse(refusal.ModuleFormat, whatFormat, thisModule, "struct module has an exit function; a module that ftrace calls directly can never be unloaded")
+		}
+	case exit == nil:
 		c.refuse(refusal.ModuleFormat, whatFormat, thisModule, "struct module has no exit function; the module could never be unloaded")
-	} else if l.size != 0 && exit.off != l.exit {
+	case l.size != 0 && exit.off != l.exit:
 		c.refuse(refusal.ModuleFormat, whatFormat, thisModule, "exit is at %d of struct module, the kernel's at %d", exit.off, l.exit)
 	}
 }

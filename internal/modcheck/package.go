@@ -39,6 +39,9 @@ func Package(p *pack.Package, set Set) *check.Report {
 			c.oldBodies(&k.Objects[i])
 		}
 		c.report.Results = append(c.report.Results, Check(b, set).Results...)
+		if k.Base != nil {
+			c.report.Results = append(c.report.Results, Check(p.Members[k.Base.Payload.Member], set).Results...)
+		}
 	}
 	c.summarize()
 	return c.report
@@ -103,6 +106,9 @@ func (c *checker) compareManifest(k *manifest.Kernel, x *Info) {
 			bad("", "the module is for %q, the manifest says %q", i.Value, k.Vermagic)
 		}
 	}
+	if direct := x.Flavour == FlavourDirect; direct != (k.Flavour == manifest.FlavourDirect) {
+		bad("", "the module is of flavour %q, the manifest says %q", x.Flavour, k.Flavour)
+	}
 	have, want := moduleFacts(x), manifestFacts(k)
 	for _, f := range want {
 		if !slices.Contains(have, f) {
@@ -149,7 +155,9 @@ func manifestFacts(k *manifest.Kernel) []string {
 			list = append(list, callbackFact(o.Name, f.Kind, f.Function))
 		}
 		for _, s := range o.Symbols {
-			list = append(list, symbolFact(o.Name, s.Name, fmt.Sprint(s.Position)))
+			if k.Flavour != manifest.FlavourDirect { // there the module has no names of them
+				list = append(list, symbolFact(o.Name, s.Name, fmt.Sprint(s.Position)))
+			}
 		}
 	}
 	for _, s := range k.States {

@@ -12,6 +12,8 @@ import (
 const (
 	FlavourStatic = "static"  // struct klp_patch and what it leads to are data of the module (the kernel's samples, livepatch)
 	FlavourInTree = "in-tree" // struct klp_object_ext in .init.klp_objects, made into klp_patch by init (klp-build, 6.19 and newer)
+	FlavourDirect = "direct"  // records of the module's own, for the base module of livepatch, which has ftrace call the replacements directly
+	FlavourBase   = "base"    // that base module, which patches nothing itself
 	FlavourKpatch = "kpatch"  // records in .kpatch.funcs, made into klp_patch by init (kpatch-build)
 )
 
@@ -22,6 +24,7 @@ type patch struct {
 	replace *bool // nil where init decides it
 	objects []object
 	states  []State
+	direct  *direct
 	faults  []fault // what is wrong with the structures
 	read    int     // elements of arrays so far
 }
@@ -95,6 +98,9 @@ const maxElements = 1 << 16
 
 // findPatch finds what the module patches; nil if it describes nothing.
 func (m *module) findPatch(l layout) *patch {
+	if m.imported(directEnable) {
+		return m.directPatch()
+	}
 	if s := m.f.Section(".kpatch.funcs"); s != nil {
 		return m.kpatchPatch(s)
 	}

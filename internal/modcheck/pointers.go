@@ -45,10 +45,13 @@ type use struct {
 // of a module. What lies behind a symbol's address is no function.
 func (c *checker) takeForeign(r ref, add int64, at place, data bool) {
 	s, ok := c.symbol(r.Symbol)
-	if !ok || r.Symbol == 0 || r.Type == 0 || r.Addend+add != 0 {
+	if !ok || r.Symbol == 0 || r.Type == 0 {
 		return
 	}
-	x, ok := c.foreignOf(s)
+	x, ok := c.anchored(r, add)
+	if !ok && r.Addend+add == 0 {
+		x, ok = c.foreignOf(s)
+	}
 	if !ok {
 		return
 	}

@@ -268,6 +268,12 @@ func (o *image) readSites() {
 	sort.Slice(o.sites, func(i, j int) bool { return o.sites[i] < o.sites[j] })
 }
 
+// hasSite reports an entry of the table of ftrace sites.
+func (o *image) hasSite(at uint64) bool {
+	_, found := slices.BinarySearch(o.sites, at)
+	return found
+}
+
 // kernelSites: the linker script puts the table between two symbols; the build
 // zeroes entries of functions that were dropped (scripts/sorttable.c).
 func (o *image) kernelSites() {

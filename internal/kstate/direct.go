@@ -1,0 +1,71 @@
+package kstate
+
+import (
+	"errors"
+	"io/fs"
+	"path"
+	"strconv"
+	"strings"
+
+	"livepatch/manifest"
+)
+
+// The files of a patch module that ftrace calls directly: its parameters
+// (docs/module-format.md). The modules are those that use the base module.
+const (
+	baseHolders    = moduleDir + "/" + manifest.BaseModule + "/holders"
+	paramEnabled   = "parameters/enabled"
+	paramFunctions = "parameters/functions"
+)
+
+// IsDirect reports a patch that does without the livepatch core.
+func (p *Patch) IsDirect() bool { return p.Flavour == manifest.FlavourDirect }
+
+// DirectSwitch is the file, from the root, by which a patch of direct calls is
+// put on ("1") and taken off ("0").
+func DirectSwitch(module string) string { return path.Join(moduleDir, module, paramEnabled) }
+
+// ReadDirect reads the patches of direct calls that are loaded, in the order of
+// their names.
+func ReadDirect(fsys fs.FS) ([]Patch, error) {
+	dirs, err := fs.ReadDir(fsys, baseHolders)
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil, nil
+	}
+	if err != nil {
+		return nil, err
+	}
+	var all []Patch
+	for _, d := range dirs {
+		switch p, err := readDirect(fsys, d.Name()); {
+		case errors.Is(err, fs.ErrNotExist): // it did not load
+		case err != nil:
+			return nil, err
+		default:
+			all = append(all, p)
+		}
+	}
+	return all, nil
+}
+
+func readDirect(fsys fs.FS, name string) (Patch, error) {
+	p := Patch{Name: name, Flavour: manifest.FlavourDirect}
+	enabled, err := line(fsys, DirectSwitch(name))
+	if err != nil {
+		return p, err
+	}
+	p.Enabled = enabled == "Y"
+	list, err := line(fsys, path.Join(moduleDir, name, paramFunctions))
+	if err != nil {
+		return p, err
+	}
+	o := PatchObject{Name: manifest.Vmlinux, Functions: []PatchFunction{}}
+	for _, text := range strings.Fields(list) {
+		function, position, _ := strings.Cut(text, ",")
+		if n, err := strconv.Atoi(position); err == nil { // else cut off: the kernel prints a page
+			o.Functions = append(o.Functions, PatchFunction{function, max(n, 1)})
+		}
+	}
+	p.Objects = []PatchObject{o}
+	return p, nil
+}

@@ -1,0 +1,95 @@
+package kernel
+
+import (
+	"path/filepath"
+	"regexp"
+	"testing"
+
+	"livepatch/internal/testkit/vm"
+)
+
+// TestDirect applies patches that do without the livepatch core: one is put on,
+// a newer one takes its place while the function is called and the list of
+// redirected functions is read all the time, and all is taken back.
+func TestDirect(t *testing.T) {
+	for _, v := range versions {
+		t.Run(v, func(t *testing.T) {
+			k := fetched(t, v)
+			s := k.session(t)
+			pairs := map[string]string{}
+			for _, c := range k.cases(t) {
+				pairs[c.name] = c.pairs
+			}
+			dir := t.TempDir()
+			for name, p := range map[string]struct{ pairs, flavour string }{
+				"one": {"changed-string", "direct"}, "two": {"new-global", "direct"}, "klp": {"changed-string", "auto"},
+			} {
+				file := filepath.Join(dir, name+".lpatch")
+				if code, said := k.create(t, pairs[p.pairs], file, "--name", name, "--flavour", p.flavour); code != 0 {
+					t.Fatalf("create %s: exit %d\n%s", name, code, said)
+				}
+				s.config.Files = append(s.config.Files, vm.File{Name: "/" + name + ".lpatch", From: file})
+			}
+			for _, step := range directSteps {
+				// The console is a terminal, on which progress is shown; a file is none.
+				s.do(step.name, "(\n"+step.script+"\n) >/tmp/out; e=$?; cat /tmp/out; exit $e", says(step.exit, step.output...))
+			}
+			s.run(t)
+		})
+	}
+}
+
+// says is the check that a step ends with a code, prints lines that these
+// patterns fit ("!": none fits), and the kernel does not complain.
+func says(exit int, patterns ...string) func(t *testing.T, r *vm.StepResult) {
+	return func(t *testing.T, r *vm.StepResult) {
+		quiet(exit)(t, r)
+		for _, p := range patterns {
+			none := p[0] == '!'
+			if none {
+				p = p[1:]
+			}
+			if regexp.MustCompile("(?m)"+p).MatchString(r.Output) == none {
+				t.Errorf("printed\n%s\nwant %q (not: %t)", r.Output, p, none)
+			}
+		}
+	}
+}
+
+// word is the first word that a function of /proc prints.
+const word = "cut -d' ' -f1 /proc/loadavg | tr 0-9 '#'"
+
+// directSteps are the life of two patches of one function, of which the second
+// patches another one too.
+var directSteps = []struct {
+	name, script string
+	exit         int
+	output       []string
+}{
+	{"a place that is taken", `mkdir -p /tmp/two && tar xf /two.lpatch -C /tmp/two && cd /tmp/two/payload || exit 9
+livepatch apply /klp.lpatch --kernel; insmod 1.ko && insmod 0.ko; echo insmod $?
+grep -c ^livepatch_two /proc/modules; cut -c1-4 /proc/uptime; dmesg | grep -o 'livepatch_direct: .*'
+livepatch revert klp --kernel; rmmod livepatch_direct; grep -c . /sys/kernel/tracing/enabled_functions`, 1, []string{
+		`^insmod 1$`, `^0$`, `!word`, `^livepatch_direct: livepatch_two: loadavg_proc_show cannot be redirected: error -16$`, `livepatch_klp was disabled`}},
+	{"none", "livepatch status --kernel; livepatch conflicts /one.lpatch --kernel", 0, []string{`^no patches$`, `^no conflicts$`}},
+	{"apply", "livepatch apply /one.lpatch --kernel; " + word, 0, []string{
+		`^vmlinux: loadavg_proc_show$`, `patched 1 function of kernel \S+: new calls run the new code, those that run finish in the old$`, `^load$`}},
+	{"status", "livepatch status --kernel", 0, []string{`^livepatch_one +enabled +vmlinux +loadavg_proc_show$`}},
+	{"again", "livepatch apply /one.lpatch --kernel", 3, []string{`\[already-applied\]$`, `nothing was changed$`}},
+	{"livepatch core", "livepatch conflicts /klp.lpatch --kernel; livepatch apply /klp.lpatch --kernel", 3, []string{
+		`^vmlinux: loadavg_proc_show +blocks +livepatch_one: the livepatch core and a direct call cannot share a function`, `\[function-claimed\]$`, `nothing was changed$`}},
+	{"retarget under load", `rm -f /tmp/stop
+(n=0; while [ ! -e /tmp/stop ]; do read a </proc/loadavg; n=$((n+1)); case "$a" in load*|word*) ;; *) echo "unpatched: $a" ;; esac; done; echo "calls $n") >/tmp/calls &
+(n=0; while [ ! -e /tmp/stop ]; do grep -q ^loadavg_proc_show /sys/kernel/tracing/enabled_functions || echo gone; n=$((n+1)); done; echo "looks $n") >/tmp/looks &
+sleep 1; livepatch apply /two.lpatch --kernel; sleep 1; touch /tmp/stop; wait; cat /tmp/calls /tmp/looks
+` + word + "; cut -c1-4 /proc/uptime", 0, []string{
+		`livepatch_one was replaced and is retired`, `patched 2 functions`, `^calls [1-9]\d`, `^looks [1-9]`, `!unpatched`, `!gone`, `^word$`, `^word`}},
+	{"both", "livepatch status --kernel --json", 0, []string{`"flavour": "direct"`, `"state": "retired"`, `"state": "enabled"`}},
+	{"revert", "livepatch revert two --kernel; " + word + "; grep -c direct- /sys/kernel/tracing/enabled_functions; cut -c1-4 /proc/uptime", 0, []string{
+		`livepatch_two is retired until the next boot`, `reverted 2 functions`, `^#`, `^0$`, `!word`}},
+	{"again the first", "livepatch apply /one.lpatch --kernel; " + word, 0, []string{`patched 1 function`, `^load$`}},
+	{"revert all", "livepatch revert --all --kernel; " + word + "; livepatch status --kernel", 0, []string{`reverted 1 function`, `^livepatch_one +retired`, `^livepatch_two +retired`}},
+	{"through the core", "livepatch apply /klp.lpatch --kernel; livepatch conflicts /two.lpatch --kernel; livepatch apply /two.lpatch --kernel", 3, []string{
+		`^vmlinux: loadavg_proc_show +blocks +livepatch_klp: `, `\[function-claimed\]$`, `nothing was changed$`}},
+	{"end", "livepatch revert --all --kernel; " + word + "; grep -c . /sys/kernel/tracing/enabled_functions", 1, []string{`^#`, `^0$`}},
+}
