@@ -41,11 +41,13 @@ func moduleKind(x *modcheck.Info) string {
 		modcheck.FlavourStatic: "a livepatch with static structures",
 		modcheck.FlavourInTree: "a livepatch of the kernel's own builder",
 		modcheck.FlavourKpatch: "a livepatch of kpatch-build",
+		modcheck.FlavourDirect: "a livepatch of direct calls",
+		modcheck.FlavourBase:   "the base module of direct calls",
 		"":                     "not a livepatch",
 	}
 	list := []string{words[x.Flavour]}
 	switch {
-	case x.Replace == nil && x.Flavour != "":
+	case x.Replace == nil && (x.Flavour == modcheck.FlavourInTree || x.Flavour == modcheck.FlavourKpatch):
 		list = append(list, "its init decides whether it replaces others")
 	case x.Replace != nil && *x.Replace:
 		list = append(list, "replaces all others")

@@ -15,7 +15,7 @@ import (
 type Info struct {
 	Name        string        `json:"name"`
 	Machine     string        `json:"machine"` // "x86-64", "arm64"
-	Flavour     string        `json:"flavour"` // FlavourStatic, FlavourInTree, FlavourKpatch; "" if the module describes no patch
+	Flavour     string        `json:"flavour"` // FlavourStatic and so on; "" if the module describes no patch
 	Modinfo     []Modinfo     `json:"modinfo"`
 	Signed      bool          `json:"signed"`
 	Replace     *bool         `json:"replace,omitempty"` // absent where init decides it
@@ -98,7 +98,9 @@ func Describe(b []byte) (*Info, error) {
 	if x.Modinfo == nil {
 		x.Modinfo = []Modinfo{}
 	}
-	if p := m.findPatch(usual); p != nil {
+	if m.isBase() {
+		x.Flavour = FlavourBase
+	} else if p := m.findPatch(usual); p != nil {
 		x.Flavour, x.Replace = p.flavour, p.replace
 		x.States = append(x.States, p.states...)
 		for _, o := range p.objects {
