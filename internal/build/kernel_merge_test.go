@@ -83,14 +83,14 @@ func TestMergeKernel(t *testing.T) {
 				t.Errorf("two and one: %v", err)
 			}
 			once, err := mergeParts(asPart(t, "all", merged.Package), show, widget)
-			if err != nil || len(once.Once) != 3 || !bytes.Equal(payloadOf(once.Package), payloadOf(merged.Package)) {
+			if err != nil || len(once.Once) != 3 || !bytes.Equal(moduleOf(once.Package), moduleOf(merged.Package)) {
 				t.Errorf("what one package has already: %v, %+v", err, once)
 			}
 		})
 		t.Run("once", f.testOnce)
 		if r.machine == elf.EM_X86_64 {
 			t.Run("refused", f.testRefused)
-			t.Run("foreign", func(t *testing.T) { testForeign(t, payloadOf(show.Package)) })
+			t.Run("foreign", func(t *testing.T) { testForeign(t, moduleOf(show.Package)) })
 		}
 	})
 }
@@ -136,7 +136,7 @@ func asPart(t testing.TB, name string, p *pack.Package) compose.Part {
 	return compose.Part{File: name + ".lpatch", SHA256: sum[:], Package: p}
 }
 
-func payloadOf(p *pack.Package) []byte { return p.Members[manifest.KernelMember] }
+func moduleOf(p *pack.Package) []byte { return p.Members[manifest.KernelMember] }
 
 // testOnce: a function that two packages replace in the same way is taken once,
 // and what calls the other's copy calls the one that is used.
@@ -159,7 +159,7 @@ func (f kernelFixture) testOnce(t *testing.T) {
 	if list := modcheck.Package(merged.Package, modcheck.Set{Kernel: f.img, Exports: in.Kernel.Symvers}).Refusals(); len(list) > 0 {
 		t.Errorf("verify: %v", list)
 	}
-	module, err := elfpatch.Parse(payloadOf(merged.Package))
+	module, err := elfpatch.Parse(moduleOf(merged.Package))
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -54,6 +54,48 @@ func enableProgram(x directExports) *program {
 	p.load(ret, s0, patchAttached)
 	p.ifNot(ret, "held")
 
+	p.compareKernel(x)
+	// From here on s1 is a function's record, s2 the number of those that are left.
+	p.load(s1, s0, patchFuncs)
+	p.load(s2, s0, patchCount)
+	p.label("next")
+	p.ifZero(s2, "open")
+	p.address(s3, baseOwners)
+	p.load(a3, s1, funcSite)
+	p.label("find")
+	p.load(s3, s3, funcNext)
+	p.ifZero(s3, "new")
+	p.load(a2, s3, funcSite)
+	p.ifOther(a2, a3, "find")
+
+	p.putOnTop(x)
+	p.putFirst(x)
+	p.label("done")
+	p.load(a1, s0, patchAttached)
+	p.plus(a1, 1)
+	p.store(s0, patchAttached, a1)
+	p.load(a1, s0, patchStride)
+	p.add(op{do: opSum, a: s1, b: a1})
+	p.plus(s2, -1)
+	p.jump("next")
+
+	p.open(x)
+	p.giveUp(x)
+	p.label("held")
+	p.number(ret, errBusy)
+	p.move(s4, ret)
+	p.label("end")
+	p.unlock(baseLock)
+	p.move(ret, s4)
+	p.back()
+	p.label("busy")
+	p.backWith(errBusy)
+	return p
+}
+
+// compareKernel ends with an error if this is not the kernel that s0, the
+// patch, was made for.
+func (p *program) compareKernel(x directExports) {
 	// The build-id where this kernel has it: it is read so that an address
 	// that leads nowhere is an error.
 	p.number(ret, errNoExec)
@@ -68,20 +110,10 @@ func enableProgram(x directExports) *program {
 	p.load(a2, s0, patchIDSize)
 	p.call(x.compare)
 	p.ifError(ret, "end")
+}
 
-	// From here on s1 is a function's record, s2 the number of those that are left.
-	p.load(s1, s0, patchFuncs)
-	p.load(s2, s0, patchCount)
-	p.label("next")
-	p.ifZero(s2, "open")
-	p.address(s3, baseOwners)
-	p.load(a3, s1, funcSite)
-	p.label("find")
-	p.load(s3, s3, funcNext)
-	p.ifZero(s3, "new")
-	p.load(a2, s3, funcSite)
-	p.ifOther(a2, a3, "find")
-
+// putOnTop redirects the place of s1 that s3 owns.
+func (p *program) putOnTop(x directExports) {
 	// s3 owns the place: on top of what is there.
 	p.load(a0, s3, funcTop)
 	p.store(s1, funcBelow, a0)
@@ -97,7 +129,10 @@ func enableProgram(x directExports) *program {
 	p.ifError(ret, "failed")
 	p.store(s3, funcTop, s1)
 	p.jump("done")
+}
 
+// putFirst redirects the place of s1 that nobody owns.
+func (p *program) putFirst(x directExports) {
 	// The first at this place.
 	p.label("new")
 	p.number(a1, 0)
@@ -125,16 +160,10 @@ func enableProgram(x directExports) *program {
 	p.load(a2, a1, funcNext)
 	p.store(s1, funcNext, a2)
 	p.store(a1, funcNext, s1)
+}
 
-	p.label("done")
-	p.load(a1, s0, patchAttached)
-	p.plus(a1, 1)
-	p.store(s0, patchAttached, a1)
-	p.load(a1, s0, patchStride)
-	p.add(op{do: opSum, a: s1, b: a1})
-	p.plus(s2, -1)
-	p.jump("next")
-
+// open opens the gate and makes the module stay.
+func (p *program) open(x directExports) {
 	p.label("open")
 	p.fence()
 	p.store8(s0, patchGate, 1)
@@ -147,7 +176,11 @@ func enableProgram(x directExports) *program {
 	p.load(a0, s0, patchModule)
 	p.call(x.hold)
 	p.jump("end")
+}
 
+// giveUp takes back what was redirected before s1, whose redirect failed with
+// the error s4.
+func (p *program) giveUp(x directExports) {
 	p.label("refused")
 	p.move(a0, s1)
 	p.plus(a0, funcOps)
@@ -169,17 +202,6 @@ func enableProgram(x directExports) *program {
 	p.number(ret, 0)
 	p.move(s4, ret)
 	p.jump("stay")
-
-	p.label("held")
-	p.number(ret, errBusy)
-	p.move(s4, ret)
-	p.label("end")
-	p.unlock(baseLock)
-	p.move(ret, s4)
-	p.back()
-	p.label("busy")
-	p.backWith(errBusy)
-	return p
 }
 
 // forget clears the ftrace_ops of a record, whose filter is freed: ftrace keeps
