@@ -6,7 +6,11 @@ import (
 	"strings"
 	"testing"
 
+	"github.com/google/go-cmp/cmp"
+
 	"livepatch/elfpatch"
+	"livepatch/internal/compose"
+	"livepatch/internal/kmod"
 	"livepatch/internal/modcheck"
 	"livepatch/internal/pack"
 	"livepatch/internal/refusal"
@@ -145,6 +149,41 @@ func hasCode(list refusal.List, code refusal.Code) bool {
 	return false
 }
 
+// TestDirectNotMerged: packages of direct calls are compared, not merged, and
+// neither of their modules is taken for one of the livepatch core.
+func TestDirectNotMerged(t *testing.T) {
+	f, pkg := directPackage(t, kernelRecipes[0])
+	in := f.inputs("show")
+	in.Kernel.Flavour, in.Name = manifest.FlavourDirect, "less"
+	less, err := Create(in)
+	if err != nil {
+		t.Fatal(err)
+	}
+	var list refusal.List
+	_, err = mergeParts(compose.Part{File: "a", Package: pkg}, compose.Part{File: "b", Package: less})
+	if !errors.As(err, &list) || !hasCode(list, refusal.MergeKernel) || !strings.Contains(err.Error(), "modules of flavour direct are not merged") {
+		t.Errorf("merged: %v", err)
+	}
+	for name, b := range pkg.Members {
+		if _, err := kmod.Undo(b); !errors.As(err, &list) || !hasCode(list, refusal.MergeKernel) {
+			t.Errorf("%s is taken apart: %v", name, err)
+		}
+	}
+	changes, err := compose.Diff(pkg, less)
+	if err != nil {
+		t.Fatal(err)
+	}
+	var functions []string
+	for _, c := range changes {
+		if c.What == "function" {
+			functions = append(functions, c.Where)
+		}
+	}
+	if d := cmp.Diff([]string{"twin"}, functions); d != "" {
+		t.Errorf("functions that differ (-want +got)\n%s\n%+v", d, changes)
+	}
+}
+
 // TestFlavourAuto takes the livepatch core where the kernel has one.
 func TestFlavourAuto(t *testing.T) {
 	f := newKernelFixture(t, kernelRecipes[1], map[string]string{"show": change(t, showSource, `"before"`, `"after"`)})
@@ -159,6 +198,24 @@ func TestFlavourAuto(t *testing.T) {
 		}
 		if got := res.Manifest.Kernel.Flavour; got != want {
 			t.Errorf("flavour %s, want %s", got, want)
+		}
+	}
+}
+
+// TestDirectWarns of a change of locks, beside the finding: old and new code run
+// at once for as long as a call takes.
+func TestDirectWarns(t *testing.T) {
+	f := newKernelFixture(t, kernelRecipes[0], map[string]string{"show": change(t, showSource, "mutex_lock(m);", "", "mutex_unlock(m);", "")})
+	for flavour, want := range map[string]bool{manifest.FlavourKLP: false, manifest.FlavourDirect: true} {
+		in := f.inputs("show")
+		in.Kernel.Flavour = flavour
+		res, err := Create(in)
+		if err != nil {
+			t.Fatal(err)
+		}
+		text := strings.Join(res.Manifest.Kernel.Warnings, "\n")
+		if got := strings.Contains(text, "[lock-changed]; without a livepatch core calls that run finish in old code beside new ones"); got != want {
+			t.Errorf("flavour %s warns:\n%s", flavour, text)
 		}
 	}
 }

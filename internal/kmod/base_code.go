@@ -245,9 +245,12 @@ func detachProgram(x directExports) *program {
 	p.move(a0, s3)
 	p.plus(a0, funcOps)
 	p.load(a1, s1, funcTrampoline)
-	p.number(a2, 1)
+	p.number(a2, 0) // 6.4 and newer: leave the filter
 	p.call(x.unregister)
 	p.ifError(ret, "stuck")
+	p.move(a0, s3)
+	p.plus(a0, funcOps)
+	p.call(x.free)
 	p.forget(s3, x)
 	p.address(a1, baseOwners)
 	p.label("unlink")

@@ -1,9 +1,11 @@
 package kmod
 
 import (
+	"bytes"
 	"debug/elf"
 	"regexp"
 	"testing"
+	"time"
 
 	"livepatch/fentry"
 	"livepatch/internal/testkit/vm"
@@ -115,14 +117,32 @@ func loadDirect(t *testing.T, k *target) {
 	if err != nil {
 		t.Fatal(err)
 	}
+	// The module for another kernel: of another build-id, and with its build-id at
+	// an address that leads nowhere.
+	files := []vm.File{{Name: "/root/kmod_test.ko", Data: module}, {Name: "/root/livepatch_direct.ko", Data: k.base(t, s)}}
+	for name, change := range map[string]func(*Direct){
+		"kmod_other": func(d *Direct) { d.BuildID = bytes.Repeat([]byte{0xab}, len(d.BuildID)) },
+		"kmod_lost":  func(d *Direct) { d.Notes += 1 << 36 },
+	} {
+		other, d := s, *s.Direct
+		change(&d)
+		other.Name, other.Direct = name, &d
+		b, err := Emit(other)
+		if err != nil {
+			t.Fatal(err)
+		}
+		files = append(files, vm.File{Name: "/root/" + name + ".ko", Data: b})
+	}
 	steps := []struct{ name, script, want string }{
+		{"another kernel", "insmod livepatch_direct.ko; for m in other lost; do insmod kmod_$m.ko 2>&1 | cut -d: -f3; done; grep -c ^kmod /proc/modules; grep -c . /sys/kernel/tracing/enabled_functions; rmmod livepatch_direct",
+			" invalid module format\n invalid module format\n0\n0\n"},
 		{"load", "insmod livepatch_direct.ko && insmod kmod_test.ko && cat /proc/cmdline", "patched: .*console=tty.*\none 1\nhelper\nhelper again\n"},
-		{"parameters", "cd /sys/module/kmod_test/parameters && cat enabled functions && grep -o 'direct-->direct[^+]*' /sys/kernel/tracing/enabled_functions", "Y\ncmdline_proc_show,1\ndirect-->direct.new_cmdline\n"},
+		{"parameters", "cd /sys/module/kmod_test/parameters && cat enabled functions && grep -o 'direct-->direct[^+]*' /sys/kernel/tracing/enabled_functions", "Y\ncmdline_proc_show,0\ndirect-->direct.new_cmdline\n"},
 		{"off", "echo 0 >/sys/module/kmod_test/parameters/enabled && cat /proc/cmdline /sys/module/kmod_test/parameters/enabled; grep -c direct /sys/kernel/tracing/enabled_functions", ".*console=tty.*\nN\n0\n"},
 		{"on", "echo 1 >/sys/module/kmod_test/parameters/enabled && cat /proc/cmdline | head -1", "patched: .*\n"},
 		{"stays", "rmmod kmod_test 2>/dev/null; echo $?; cat /proc/sys/kernel/tainted", "1\n12288\n"},
 	}
-	c := vm.Config{Kernel: k.Kernel, Files: []vm.File{{Name: "/root/kmod_test.ko", Data: module}, {Name: "/root/livepatch_direct.ko", Data: k.base(t, s)}}}
+	c := vm.Config{Kernel: k.Kernel, Files: files, Timeout: 8 * time.Minute}
 	for _, s := range steps {
 		c.Steps = append(c.Steps, vm.Step{Name: s.name, Script: s.script})
 	}
