@@ -142,7 +142,7 @@ func loadDirect(t *testing.T, k *target) {
 		{"on", "echo 1 >/sys/module/kmod_test/parameters/enabled && cat /proc/cmdline | head -1", "patched: .*\n"},
 		{"stays", "rmmod kmod_test 2>/dev/null; echo $?; cat /proc/sys/kernel/tainted", "1\n12288\n"},
 	}
-	c := vm.Config{Kernel: k.Kernel, Files: files, Timeout: 8 * time.Minute}
+	c := vm.Config{Kernel: k.Kernel, Files: files, Timeout: 15 * time.Minute, Limit: 3 * time.Minute}
 	for _, s := range steps {
 		c.Steps = append(c.Steps, vm.Step{Name: s.name, Script: s.script})
 	}

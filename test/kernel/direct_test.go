@@ -24,6 +24,7 @@ func TestDirect(t *testing.T) {
 			}
 			k := fetched(t, v)
 			s := k.session(t)
+			s.config.Timeout, s.config.Limit = 20*time.Minute, 5*time.Minute
 			pairs := map[string]string{}
 			for _, c := range k.cases(t) {
 				pairs[c.name] = c.pairs
@@ -82,15 +83,7 @@ func says(exit int, patterns ...string) func(t *testing.T, r *vm.StepResult) {
 func TestDirectARM64(t *testing.T) {
 	k := &target{vm.Fetched(t, "--arch", "arm64", "6.12"), "6.12"}
 	dir := t.TempDir()
-	s := &session{target: k, config: vm.Config{Kernel: k.Kernel, Timeout: 8 * time.Minute, Limit: 100 * time.Second}}
-	for name, pkg := range map[string]string{"livepatch": "livepatch/cmd/livepatch", "bpf": "livepatch/internal/klp/testdata/bpf"} {
-		cmd := exec.Command("go", "build", "-ldflags=-s -w", "-o", filepath.Join(dir, name), pkg)
-		cmd.Env = append(os.Environ(), "CGO_ENABLED=0", "GOOS=linux", "GOARCH=arm64")
-		if out, err := cmd.CombinedOutput(); err != nil {
-			t.Fatalf("%s: %v: %s", pkg, err, out)
-		}
-		s.config.Files = append(s.config.Files, vm.File{Name: "/bin/" + name, From: filepath.Join(dir, name)})
-	}
+	s := &session{target: k, config: vm.Config{Kernel: k.Kernel, Timeout: 20 * time.Minute, Limit: 5 * time.Minute, Files: crossBuilt(t, dir, "arm64")}}
 	for name, args := range map[string][]string{
 		"one": {"--return", "-EPERM", "cmdline_proc_show"}, "two": {"--return", "-EACCES", "cmdline_proc_show", "version_proc_show"},
 	} {
@@ -103,6 +96,21 @@ func TestDirectARM64(t *testing.T) {
 	}
 	s.doAll(arm64Steps)
 	s.run(t)
+}
+
+// crossBuilt builds the programs that steps use for a machine.
+func crossBuilt(t testing.TB, dir, arch string) (files []vm.File) {
+	t.Helper()
+	for name, pkg := range map[string]string{"livepatch": "livepatch/cmd/livepatch", "probe": "./testdata/probe", "bpf": "livepatch/internal/klp/testdata/bpf"} {
+		to := filepath.Join(dir, arch+"-"+name)
+		cmd := exec.Command("go", "build", "-ldflags=-s -w", "-o", to, pkg)
+		cmd.Env = append(os.Environ(), "CGO_ENABLED=0", "GOOS=linux", "GOARCH="+arch)
+		if out, err := cmd.CombinedOutput(); err != nil {
+			t.Fatalf("%s: %v: %s", pkg, err, out)
+		}
+		files = append(files, vm.File{Name: "/bin/" + name, From: to})
+	}
+	return files
 }
 
 var arm64Steps = []saying{

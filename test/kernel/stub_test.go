@@ -10,7 +10,7 @@ import (
 )
 
 // stub runs livepatch stub for functions of the kernel image.
-func (k *target) stub(t *testing.T, out string, args ...string) (int, string) {
+func (k *target) stub(t testing.TB, out string, args ...string) (int, string) {
 	t.Helper()
 	args = append([]string{"stub", "-o", out, "--target", filepath.Join(k.Dir, "vmlinuz")}, args...)
 	cmd := exec.Command(program(t, "livepatch"), args...)
@@ -24,7 +24,7 @@ func (k *target) stub(t *testing.T, out string, args ...string) (int, string) {
 
 // Functions of running kernels return at once what was asked for, and do what they
 // did once the patch is gone: an error, a constant of a system call, a static function
-// of procfs.
+// of procfs, through the livepatch core and by a direct call.
 func TestStub(t *testing.T) {
 	for _, v := range []string{"6.1", "6.12"} {
 		t.Run(v, func(t *testing.T) {
@@ -40,6 +40,7 @@ func TestStub(t *testing.T) {
 			}
 			add("closed", "--return", "-EPERM", "cmdline_proc_show")
 			add("same", "--return", "0x7fffffffff", "__x64_sys_getpid", "__x64_sys_getppid")
+			add("quick", "--return", "-EPERM", "--flavour", "direct", "cmdline_proc_show")
 			s.do("closed/verify", "livepatch verify /closed.lpatch --running-kernel >/dev/null", quiet(0))
 			s.do("closed/before", "grep -c console /proc/cmdline", printed("1\n", ""))
 			s.do("closed/apply", "livepatch apply /closed.lpatch --kernel", quiet(0))
@@ -51,6 +52,11 @@ func TestStub(t *testing.T) {
 			s.do("same/patched", "sh -c 'echo $$ $PPID'", printed("-1 4294967295\n", ""))
 			s.do("same/revert", "livepatch revert livepatch_same --kernel", quiet(0))
 			s.do("same/reverted", "test $(sh -c 'echo $$') -gt 1 && echo yes", printed("yes\n", ""))
+			s.do("quick/verify", "livepatch verify /quick.lpatch --running-kernel >/dev/null", quiet(0))
+			s.do("quick/apply", "livepatch apply /quick.lpatch --kernel", quiet(0))
+			s.do("quick/patched", "cat /proc/cmdline 2>&1 || true", printed("cat: read error: Operation not permitted\n", ""))
+			s.do("quick/revert", "livepatch revert quick --kernel", quiet(0))
+			s.do("quick/reverted", "grep -c console /proc/cmdline", printed("1\n", ""))
 			s.run(t)
 		})
 	}

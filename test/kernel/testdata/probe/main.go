@@ -2,9 +2,13 @@
 package main
 
 import (
+	"errors"
 	"fmt"
+	"math"
 	"os"
+	"strconv"
 	"syscall"
+	"time"
 )
 
 // getdents reads a directory into places where a program may not write: a page that
@@ -27,13 +31,37 @@ func getdents(name string) error {
 	return nil
 }
 
-func main() {
-	if len(os.Args) != 3 || os.Args[1] != "getdents-fault" {
-		fmt.Println("probe getdents-fault DIRECTORY")
-		os.Exit(2)
+// calls prints how many nanoseconds a system call takes, the least of some
+// rounds of count calls each.
+func calls(number, count uintptr) {
+	least := time.Duration(math.MaxInt64)
+	for range 20 {
+		start := time.Now()
+		for range count {
+			syscall.RawSyscall(number, 0, 0, 0)
+		}
+		least = min(least, time.Since(start))
 	}
-	if err := getdents(os.Args[2]); err != nil {
-		fmt.Println(err)
-		os.Exit(1)
+	fmt.Println(float64(least.Nanoseconds()) / float64(count))
+}
+
+func main() {
+	switch {
+	case len(os.Args) == 3 && os.Args[1] == "getdents-fault":
+		if err := getdents(os.Args[2]); err != nil {
+			fmt.Println(err)
+			os.Exit(1)
+		}
+	case len(os.Args) == 4 && os.Args[1] == "calls":
+		number, err := strconv.Atoi(os.Args[2])
+		count, cerr := strconv.Atoi(os.Args[3])
+		if errors.Join(err, cerr) != nil || count <= 0 {
+			fmt.Println("no number")
+			os.Exit(2)
+		}
+		calls(uintptr(number), uintptr(count))
+	default:
+		fmt.Println("probe getdents-fault DIRECTORY | calls NUMBER COUNT")
+		os.Exit(2)
 	}
 }
