@@ -28,7 +28,9 @@ type Holder struct {
 	Offset   uint64 `json:"offset"`           // of the place in it
 	Found    Place  `json:"found"`
 	Address  uint64 `json:"address,omitempty"` // of the word, on the stack or in memory
-	Depth    int64  `json:"depth,omitempty"`   // of a word on the stack: bytes above the stack pointer
+	Depth    int64  `json:"depth,omitempty"`   // of a word on the stack: bytes above the stack pointer, below it if negative
+	Frame    int    `json:"frame,omitempty"`   // of a return address: number of the function's frame; the innermost is 0
+	Doubt    string `json:"doubt,omitempty"`   // of a word: why it may be a return address although the stack was unwound, or why that failed
 }
 
 // Place is where an address was found that keeps code in use.
@@ -38,7 +40,8 @@ type Place string
 const (
 	AtPC       Place = "program counter"
 	InRegister Place = "register"
-	InStack    Place = "stack"
+	InFrame    Place = "frame" // of a stack that could be unwound
+	InStack    Place = "stack" // a word that may be a return address
 	InMemory   Place = "memory"
 )
 
@@ -66,8 +69,17 @@ func (h *Holder) What() string {
 	switch h.Found {
 	case InRegister:
 		return "holds an address in " + place + " in a register"
+	case InFrame:
+		return fmt.Sprintf("is in %s, frame %d of its stack,", place, h.Frame)
 	case InStack:
-		return fmt.Sprintf("is in %s, by a word %d bytes above its stack pointer,", place, h.Depth)
+		text := fmt.Sprintf("is in %s, by a word %d bytes above its stack pointer", place, h.Depth)
+		if h.Depth < 0 { // of what a handler has interrupted
+			text = fmt.Sprintf("is in %s, by a word %d bytes below its stack pointer", place, -h.Depth)
+		}
+		if h.Doubt != "" {
+			text += " (" + h.Doubt + ")"
+		}
+		return text + ","
 	case InMemory:
 		return fmt.Sprintf("holds an address in %s in its memory at %#x", place, h.Address)
 	}

@@ -23,6 +23,7 @@ type checker struct {
 	all    bool // look through all writable memory
 	limit  time.Time
 	buf    []byte
+	frames []frameTable // by which stacks can be unwound; none if words alone count
 }
 
 // A foreignError says that a thread runs on a stack that is not its own.
@@ -48,6 +49,7 @@ func (c *checker) threads() error {
 	if err := c.p.readMaps(); err != nil {
 		return err
 	}
+	c.frames = c.p.stillMapped(c.frames)
 	if c.buf == nil {
 		c.buf = make([]byte, 256<<10)
 	}
@@ -125,8 +127,19 @@ func (c *checker) thread(t *thread) error {
 }
 
 // words looks for return addresses in a thread's registers, at the given ones
-// besides, and on its stack.
+// besides, and on its stack. Where it can be unwound, what it finds is looked at
+// once more.
 func (c *checker) words(t *thread, more ...uint64) error {
+	err := c.guess(t, more...)
+	var busy *BusyError
+	if len(c.frames) == 0 || !errors.As(err, &busy) || len(busy.Holders) == 0 {
+		return err
+	}
+	return c.know(t, busy)
+}
+
+// guess takes every word for a return address.
+func (c *checker) guess(t *thread, more ...uint64) error {
 	general := t.regs.general()
 	for _, v := range slices.Concat(general[:], more) {
 		if h, ok := c.ranges.Word(v); ok {
@@ -134,10 +147,14 @@ func (c *checker) words(t *thread, more ...uint64) error {
 		}
 	}
 	start, end, err := c.stack(t)
-	if err != nil {
-		return err
+	for err == nil && start < end {
+		lower := start
+		err = c.scan(start, end, func(h live.Hit, at uint64) error { return c.onStack(t, h, at) }, func(b []byte, at uint64) {
+			lower = min(lower, c.interrupted(b, at, start))
+		})
+		start, end = lower, start
 	}
-	return c.scan(start, end, func(h live.Hit, at uint64) error { return c.onStack(t, h, at) })
+	return err
 }
 
 // stack returns the part of a thread's stack that is in use, red zone
@@ -177,8 +194,8 @@ func (c *checker) memory() error {
 	return nil
 }
 
-// scan looks at every word from start to end.
-func (c *checker) scan(start, end uint64, found func(h live.Hit, at uint64) error) error {
+// scan looks at every word from start to end. More may look at what was read.
+func (c *checker) scan(start, end uint64, found func(h live.Hit, at uint64) error, more ...func(b []byte, at uint64)) error {
 	for at := start; at < end; {
 		n := min(uint64(len(c.buf)), end-at)
 		if err := c.p.readMem(c.buf[:n], at); err != nil {
@@ -186,6 +203,9 @@ func (c *checker) scan(start, end uint64, found func(h live.Hit, at uint64) erro
 		}
 		if h, off, ok := c.ranges.Words(c.buf[:n]); ok {
 			return found(h, at+uint64(off))
+		}
+		for _, look := range more {
+			look(c.buf[:n], at)
 		}
 		at += n
 	}

@@ -110,6 +110,7 @@ func (c *change) commit(deadline time.Time) error {
 	stage := ""
 	tries, err := retry(deadline, c.opt, func() (err error) {
 		stage, err = c.try()
+		c.doubt(err)
 		return err
 	})
 	c.tries = tries
@@ -194,7 +195,7 @@ func (c *change) check(limit time.Time) error {
 		return err
 	}
 	for _, x := range c.parts {
-		check := checker{p: x.p, ranges: c.forbid[x.p], all: c.opt.ScanMemory, limit: limit}
+		check := checker{p: x.p, ranges: c.forbid[x.p], all: c.opt.ScanMemory, limit: limit, frames: x.p.frames}
 		if err := check.threads(); err != nil {
 			return err
 		}

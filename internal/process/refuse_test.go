@@ -147,10 +147,10 @@ func TestNeverOffTheStack(t *testing.T) {
 		t.Fatalf("error %v", err)
 	}
 	h := busy.Holders[0]
-	if h.Function != "answer" || h.Offset == 0 || h.Thread == s.pid || h.Name != "stuck thread" || h.Found != InStack || h.Depth <= 0 || h.Address == 0 {
+	if h.Function != "answer" || h.Offset == 0 || h.Thread == s.pid || h.Name != "stuck thread" || h.Found != InFrame || h.Frame != 1 {
 		t.Errorf("holder %+v", h)
 	}
-	want := fmt.Sprintf("thread %d (stuck thread) of process %d is in answer+%#x, by a word %d bytes above its stack pointer, after %d tries", h.Thread, s.pid, h.Offset, h.Depth, busy.Attempts)
+	want := fmt.Sprintf("thread %d (stuck thread) of process %d is in answer+%#x, frame %d of its stack, after %d tries", h.Thread, s.pid, h.Offset, h.Frame, busy.Attempts)
 	if err.Error() != want {
 		t.Errorf("error %q, want %q", err, want)
 	}

@@ -44,6 +44,7 @@ type proc struct {
 	counted int              // threads that the last visit saw
 	longest time.Duration    // that a visit held one
 	opt     *Options         // of tests, nil without
+	frames  []frameTable     // read when they are first needed
 
 	// demand, if set, is what a thread that is to make calls has to comply with
 	// besides.

@@ -27,6 +27,11 @@ func (r *registers) general() [15]uint64 {
 	return [...]uint64{r.R15, r.R14, r.R13, r.R12, r.Rbp, r.Rbx, r.R11, r.R10, r.R9, r.R8, r.Rax, r.Rcx, r.Rdx, r.Rsi, r.Rdi}
 }
 
+// dwarf returns the registers in the order of their numbers in DWARF.
+func (r *registers) dwarf() []uint64 {
+	return []uint64{r.Rax, r.Rdx, r.Rcx, r.Rbx, r.Rsi, r.Rdi, r.Rbp, r.Rsp, r.R8, r.R9, r.R10, r.R11, r.R12, r.R13, r.R14, r.R15}
+}
+
 func (r *registers) pc() uint64     { return r.Rip }
 func (r *registers) setPC(v uint64) { r.Rip = v }
 func (r *registers) sp() uint64     { return r.Rsp }
