@@ -279,7 +279,10 @@ func TestKernelRefuses(t *testing.T) {
 		},
 		"kernel without livepatch": {
 			after: map[string]string{"show": fixed}, use: []string{"show"},
-			edit: func(_ *kernelFixture, in *Inputs) { delete(in.Kernel.Symvers, "klp_enable_patch") },
+			edit: func(_ *kernelFixture, in *Inputs) {
+				in.Kernel.Flavour = manifest.FlavourKLP
+				delete(in.Kernel.Symvers, "klp_enable_patch")
+			},
 			want: []refusal.Code{refusal.NoLivepatch},
 		},
 		"module of another kernel": {

@@ -11,27 +11,28 @@ import (
 	"livepatch/internal/testkit/vm"
 )
 
-// BenchmarkPatchedCall measures a system call that does nothing but return an
-// error, unpatched and patched by code that does the same, in one machine for
-// each kernel. An emulator counts instructions, not what they cost a processor.
+// BenchmarkPatchedCall measures a system call that looks a constant up (0, the
+// highest priority of SCHED_NORMAL), unpatched and patched by code that returns it,
+// in one machine for each kernel. An emulator counts instructions, not what they
+// cost a processor.
 func BenchmarkPatchedCall(b *testing.B) {
 	for _, k := range []struct {
 		name, function, number string
 		args, flavours         []string
 	}{
-		{"6.1", "__x64_sys_ni_syscall", "174", []string{"6.1"}, []string{"klp", "direct"}},
-		{"6.12", "__x64_sys_ni_syscall", "174", []string{"6.12"}, []string{"klp", "direct"}},
-		{"arm64", "__arm64_sys_ni_syscall", "244", []string{"--arch", "arm64", "6.12"}, []string{"direct"}},
+		{"6.1", "__x64_sys_sched_get_priority_max", "146", []string{"6.1"}, []string{"klp", "direct"}},
+		{"6.12", "__x64_sys_sched_get_priority_max", "146", []string{"6.12"}, []string{"klp", "direct"}},
+		{"arm64", "__arm64_sys_sched_get_priority_max", "125", []string{"--arch", "arm64", "6.12"}, []string{"direct"}},
 	} {
 		b.Run(k.name, func(b *testing.B) {
 			t := &target{vm.Fetched(b, k.args...), k.name}
 			dir := b.TempDir()
 			c := vm.Config{Kernel: t.Kernel, CPUs: 1, Timeout: 10 * time.Minute, Limit: 5 * time.Minute, Files: crossBuilt(b, dir, t.Arch)}
-			call := "/bin/probe calls " + k.number + " 20000"
+			call := "/bin/probe calls " + k.number + " 1000"
 			c.Steps = append(c.Steps, vm.Step{Name: "unpatched", Script: call})
 			for _, flavour := range k.flavours {
 				file := filepath.Join(dir, flavour+".lpatch")
-				if code, said := t.stub(b, file, "--name", flavour, "--flavour", flavour, "--return", "-ENOSYS", "--config", t.Path("config"),
+				if code, said := t.stub(b, file, "--name", flavour, "--flavour", flavour, "--return", "0", "--config", t.Path("config"),
 					"--symvers", t.Path("headers/Module.symvers"), k.function); code != 0 {
 					b.Fatalf("%s: exit %d:\n%s", flavour, code, said)
 				}
