@@ -15,8 +15,9 @@ func headersCommand() *cli.Command {
 		Flags: []cli.Flag{&cli.StringFlag{Name: "output", Aliases: []string{"o"}, Required: true, Usage: "`DIRECTORY` to write them to"}},
 		Description: `
 Writes livepatch.h (callbacks, functions and sections to ignore, static calls,
-system calls) and kpatch-macros.h, which has the same under the names that
-existing patches use. Compile the patched sources with -I DIRECTORY.
+system calls), and kpatch-macros.h and kpatch-syscall.h, which have the same
+under the names that existing patches use. Compile the patched sources with
+-I DIRECTORY.
 
 Example:
   livepatch headers -o include`,

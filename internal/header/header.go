@@ -4,14 +4,15 @@ package header
 
 import "embed"
 
-//go:embed livepatch.h kpatch-macros.h
+//go:embed livepatch.h kpatch-macros.h kpatch-syscall.h
 var files embed.FS
 
-// Names of the headers. kpatch-macros.h includes the other one, so
-// the two have to lie in one directory that the compiler searches.
+// Names of the headers. The later ones include those before them, so all have to
+// lie in one directory that the compiler searches.
 const (
-	Livepatch    = "livepatch.h"
-	KpatchMacros = "kpatch-macros.h"
+	Livepatch     = "livepatch.h"
+	KpatchMacros  = "kpatch-macros.h"
+	KpatchSyscall = "kpatch-syscall.h"
 )
 
 // File is one header.
@@ -23,7 +24,7 @@ type File struct {
 // Files returns the headers in the order of their names.
 func Files() []File {
 	var all []File
-	for _, name := range []string{KpatchMacros, Livepatch} {
+	for _, name := range []string{KpatchMacros, KpatchSyscall, Livepatch} {
 		b, err := files.ReadFile(name)
 		if err != nil {
 			panic("BUG: " + name + " is not embedded")

@@ -77,7 +77,7 @@ func exists(path string) bool {
 
 // TestBuild goes from source patches through livepatch build to what is seen in the
 // running kernel: changed and new functions, two objects, a module, a new
-// source file, two patches in one package.
+// source file, two patches in one package, a system call.
 func TestBuild(t *testing.T) {
 	for _, v := range []string{"6.1", "6.12"} {
 		t.Run(v, func(t *testing.T) {
@@ -100,6 +100,7 @@ func TestBuild(t *testing.T) {
 				s.addCase(&madeCase{c, file, moduleSaid(t, said)})
 			}
 			k.addNewFile(t, s, dir)
+			k.addSystemCall(t, s, dir)
 			s.run(t)
 		})
 	}
@@ -124,6 +125,24 @@ func (k *target) addNewFile(t *testing.T, s *session, dir string) {
 	s.do("new-file/patched", "tail -n 1 /proc/version; tail -n 1 /proc/version", printed("time 1 from livepatch_test of proc\ntime 2 from livepatch_test of proc\n", ""))
 	s.do("new-file/revert", "livepatch revert "+module+" --kernel", quiet(0))
 	s.do("new-file/reverted", "grep -c . /proc/version", printed("1\n", ""))
+}
+
+// addSystemCall adds a package of a patch that defines a system call as sources
+// written for kpatch do.
+func (k *target) addSystemCall(t *testing.T, s *session, dir string) {
+	t.Helper()
+	file := filepath.Join(dir, "syscall.lpatch")
+	code, said := k.build(t, file, []string{"testdata/build/syscall.patch"})
+	if code != 0 {
+		t.Errorf("system call: exit %d:\n%s", code, said)
+		return
+	}
+	s.config.Files = append(s.config.Files, vm.File{Name: "/syscall.lpatch", From: file})
+	s.do("syscall/before", "hostname test; uname -n", printed("test\n", ""))
+	s.do("syscall/apply", "livepatch apply /syscall.lpatch --kernel", quiet(0))
+	s.do("syscall/patched", "uname -n", printed("patched\n", ""))
+	s.do("syscall/revert", "livepatch revert "+moduleSaid(t, said)+" --kernel", quiet(0))
+	s.do("syscall/reverted", "uname -n", printed("test\n", ""))
 }
 
 // A header that several objects use gives the functions that changed, and

@@ -3,6 +3,7 @@
 #include <linux/static_call.h>
 #include <linux/syscalls.h>
 #include "kpatch-macros.h"
+#include "kpatch-syscall.h"
 
 static int before(patch_object *obj) { return obj->mod ? -ENODEV : 0; }
 static void after(patch_object *obj) { KPATCH_PRINTK("%s\n", obj->mod ? obj->mod->name : "vmlinux"); }
