@@ -24,7 +24,7 @@ func statusCommand() *cli.Command {
 Reads what is applied from the memory of the processes themselves; they are not
 stopped. Without a selector it looks at every process that it may look at: all
 for root, your own otherwise. Reverted patches are listed as long as their
-memory is mapped. A patch is shown as interrupted, with the number of writes
+memory is mapped, with its size and why it stays (revert --reclaim). A patch is shown as interrupted, with the number of writes
 that are in memory, if livepatch was killed half-way; repair ends that.
 
 With --kernel it shows every livepatch of the running kernel, whoever made it,
@@ -134,6 +134,7 @@ func printStatus(p *printer, list []*process.Report) error {
 	if err := w.Flush(); err != nil {
 		return err
 	}
+	printRetired(p, list)
 	for _, s := range list {
 		switch c := s.Change; {
 		case c != nil && !c.Alive:
@@ -143,6 +144,24 @@ func printStatus(p *printer, list []*process.Report) error {
 		}
 	}
 	return nil
+}
+
+// printRetired lists memory of patches that are not in force, and why it stays.
+func printRetired(p *printer, list []*process.Report) {
+	first := true
+	for _, s := range list {
+		for i := range s.Patches {
+			r := &s.Patches[i]
+			if r.Retired == nil {
+				continue
+			}
+			if first {
+				p.Printf("\nretired memory\n")
+				first = false
+			}
+			p.Printf("%d  %s  %s  %d bytes: %s\n", s.PID, r.Name, r.Target, r.Retired.Bytes, r.Retired.Reason)
+		}
+	}
 }
 
 func patchedFunctions(p *printer, r *live.Report) string {

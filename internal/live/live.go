@@ -20,6 +20,7 @@ const (
 	Applied   State = 2 // its functions are versions of the target's
 	Reverted  State = 3 // nothing leads to it; the memory stays for threads that may hold its addresses
 	Hosting   State = 4 // none of its replacements is reached, but its redirects are in the text, and its handler and records in use
+	Unused    State = 5 // it was proven that nothing leads to it and nobody holds an address in it: about to be unmapped
 )
 
 func (s State) String() string {
@@ -28,7 +29,7 @@ func (s State) String() string {
 		return "preparing"
 	case Applied:
 		return "applied"
-	case Reverted, Hosting:
+	case Reverted, Hosting, Unused:
 		return "reverted"
 	}
 	return fmt.Sprintf("state %d", uint8(s))
@@ -38,7 +39,7 @@ func (s State) String() string {
 func (s State) hosts() bool { return s == Applied || s == Hosting }
 
 // Known reports whether s is a state that this package defines.
-func (s State) Known() bool { return s >= Preparing && s <= Hosting }
+func (s State) Known() bool { return s >= Preparing && s <= Unused }
 
 // Phase says how far a change has come. It is one byte of the record that leads
 // the change.
@@ -71,6 +72,7 @@ type Control struct {
 	Column    uint8  // of a host: which of its records' destinations is taken
 	NextCol   uint8  // by Change
 	PriorCol  uint8  // before Change
+	Stays     Stay   // why the memory of a reverted patch stays mapped
 	Change    uint64 // a random number
 	Processes uint32 // that Change is about
 	Sequence  uint64 // later patches of a process have higher ones; images of one package the same

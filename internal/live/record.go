@@ -17,7 +17,7 @@ import (
 //	28   4  zero
 //	32  48  control: state, next state, phase, prior state (1 byte each); processes (4);
 //	        change, sequence (8 each); owner's number (4); column, next and prior
-//	        column, zero (1 each); owner's start, namespace (8 each)
+//	        column, why it is kept (1 each); owner's start, namespace (8 each)
 //	80   …  body: base, bias, three sizes (8 bytes each); digest (32); name,
 //	        target, build-id; digests required; functions; writes; slots; index,
 //	        handler's address and size (8 each); symbols; frames (two of 8 bytes);
@@ -32,12 +32,13 @@ const (
 	headerSize    = 80
 
 	// ControlOffset and ControlSize are the place of the control in a record;
-	// StateOffset, PhaseOffset and ColumnOffset those of bytes in it.
+	// StateOffset, PhaseOffset, ColumnOffset and StayOffset those of bytes in it.
 	ControlOffset = 32
 	ControlSize   = headerSize - ControlOffset
 	StateOffset   = ControlOffset
 	PhaseOffset   = ControlOffset + 2
 	ColumnOffset  = ControlOffset + 28
+	StayOffset    = ControlOffset + 31
 
 	// MaxRecord bounds the bytes of a record.
 	MaxRecord = 64 << 20
@@ -112,7 +113,7 @@ func (c *Control) Encode() []byte {
 	b = le.AppendUint64(b, c.Change)
 	b = le.AppendUint64(b, c.Sequence)
 	b = le.AppendUint32(b, c.Owner.PID)
-	b = append(b, c.Column, c.NextCol, c.PriorCol, 0)
+	b = append(b, c.Column, c.NextCol, c.PriorCol, byte(c.Stays))
 	b = le.AppendUint64(b, c.Owner.Start)
 	return le.AppendUint64(b, c.Owner.Namespace)
 }
@@ -124,7 +125,7 @@ func decodeControl(b []byte) (c Control, err error) {
 	c.Processes, c.Change, c.Sequence = d.u32(), d.u64(), d.u64()
 	c.Owner.PID = d.u32()
 	columns := d.take(4)
-	c.Column, c.NextCol, c.PriorCol = columns[0], columns[1], columns[2]
+	c.Column, c.NextCol, c.PriorCol, c.Stays = columns[0], columns[1], columns[2], Stay(columns[3])
 	c.Owner.Start, c.Owner.Namespace = d.u64(), d.u64()
 	switch {
 	case !c.State.Known():

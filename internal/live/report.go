@@ -26,6 +26,15 @@ type Report struct {
 	// Unwinding says whether the target's unwinder knows the functions of the
 	// patch: "registered" or "unregistered"; empty where there is none.
 	Unwinding string `json:"unwinding,omitempty"`
+
+	// Retired is there if nothing leads to the patch and its memory stays mapped.
+	Retired *Retired `json:"retired,omitempty"`
+}
+
+// Retired is memory of a patch that is not in force.
+type Retired struct {
+	Bytes  uint64 `json:"bytes"`
+	Reason string `json:"reason"` // why it stays mapped
 }
 
 // ReportFunction is one replaced function; addresses are those of the process.
@@ -91,6 +100,12 @@ func (r *Record) report() Report {
 		out.Unwinding = "registered"
 	case len(r.Unwinders) > 0:
 		out.Unwinding = "unregistered"
+	}
+	if r.State == Reverted || r.State == Unused {
+		out.Retired = &Retired{r.Size(), r.Stays.String()}
+		if r.State == Unused {
+			out.Retired.Reason = "nobody holds an address in it any more; the loader was killed before it was unmapped"
+		}
 	}
 	for _, d := range r.Requires {
 		out.Requires = append(out.Requires, hex.EncodeToString(d[:]))

@@ -308,7 +308,7 @@ func (c *change) begin() error {
 			}
 			control := m.record.Control
 			control.Next, control.Prior, control.Phase = m.next, control.State, live.Idle
-			control.NextCol, control.PriorCol = m.column, control.Column
+			control.NextCol, control.PriorCol, control.Stays = m.column, control.Column, live.NotTried
 			control.Change, control.Owner, control.Processes = id, owner, uint32(len(c.parts))
 			if err := x.p.writeVerified(control.Encode(), m.record.Base+live.ControlOffset, x.p.anyThread()); err != nil {
 				return err

@@ -97,11 +97,7 @@ func (c *checker) know(t *thread, busy *BusyError) error {
 	if err != nil {
 		return busy
 	}
-	u := &unwind.Unwinder{Machine: machine, Mem: nowMemory{c.p}, Signed: t.signedBits()}
-	for _, f := range c.frames {
-		u.Tables = append(u.Tables, f.table)
-	}
-	frames, err := u.Walk(unwind.NewRegisters(t.regs.pc(), t.regs.dwarf()...), start, end)
+	frames, err := c.unwind(t, start, end)
 	if h, i, ok := c.active(frames); ok {
 		return busyWith(Holder{PID: c.p.pid, Thread: t.tid, Function: h.Name, Offset: h.Offset, Found: InFrame, Frame: i})
 	}
@@ -110,6 +106,15 @@ func (c *checker) know(t *thread, busy *BusyError) error {
 		return busy
 	}
 	return c.loose(t, frames, end)
+}
+
+// unwind lists the frames of a thread's stack.
+func (c *checker) unwind(t *thread, low, high uint64) ([]unwind.Frame, error) {
+	u := &unwind.Unwinder{Machine: machine, Mem: nowMemory{c.p}, Signed: t.signedBits()}
+	for _, f := range c.frames {
+		u.Tables = append(u.Tables, f.table)
+	}
+	return u.Walk(unwind.NewRegisters(t.regs.pc(), t.regs.dwarf()...), low, high)
 }
 
 // active looks for a frame of a function that is in a range.

@@ -114,6 +114,8 @@ type Result struct {
 	Took   time.Duration `json:"took_ns,omitempty"` // until all was written and the handler was gone
 	Forked []int         `json:"forked,omitempty"`  // processes that were forked half-way and need Repair
 	Notes  []string      `json:"notes,omitempty"`   // of what is left behind in the target
+
+	Reclaimed *Reclaimed `json:"reclaimed,omitempty"` // if that was asked for
 }
 
 // Patched is one process.
@@ -157,6 +159,29 @@ type Removal struct {
 	Name, To   string
 	All        bool
 	ClearSites bool // also redirects that lead through records (dispatch slot), which otherwise stay
+}
+
+// Reclaimed says what became of the memory of reverted patches.
+type Reclaimed struct {
+	Processes []ReclaimedProcess `json:"processes"`
+	DryRun    bool               `json:"dry_run,omitempty"`
+	Pause     time.Duration      `json:"pause_ns"` // the longest stop
+}
+
+// ReclaimedProcess is one process.
+type ReclaimedProcess struct {
+	PID     int              `json:"pid"`
+	Patches []ReclaimedPatch `json:"patches"`
+}
+
+// ReclaimedPatch is one patch of one file that nothing leads to.
+type ReclaimedPatch struct {
+	Patch    string `json:"patch"`
+	Target   string `json:"target"`
+	Base     uint64 `json:"base"`
+	Bytes    uint64 `json:"bytes"`
+	Unmapped bool   `json:"unmapped"`         // in a dry run: it could be
+	Reason   string `json:"reason,omitempty"` // why it was not
 }
 
 // A Remedy is what is done about a change that a loader has not ended.

@@ -47,19 +47,31 @@ func (in *installation) fits(r *live.Record) bool {
 		return false
 	}
 	copy(in.memory[partRead][live.ControlOffset:], r.Control.Encode())
+	if !in.p.mappedAs(r) {
+		return false
+	}
+	at := r.Base
+	for i, size := range r.Sizes {
+		have := make([]byte, size)
+		if i != partWrite && (in.p.readMem(have, at) != nil || !bytes.Equal(have, in.memory[i])) {
+			return false
+		}
+		at += size
+	}
+	return true
+}
+
+// mappedAs reports whether the memory of a record is mapped as that of a patch is.
+func (p *proc) mappedAs(r *live.Record) bool {
 	at := r.Base
 	for i, prot := range protections() {
 		size := r.Sizes[i]
 		if size == 0 {
 			continue
 		}
-		m := resolve.Find(in.p.maps, at)
+		m := resolve.Find(p.maps, at)
 		if m == nil || at+size > m.End || m.Shared || m.Inode != 0 ||
 			m.Write != (prot&unix.PROT_WRITE != 0) || m.Exec != (prot&unix.PROT_EXEC != 0) {
-			return false
-		}
-		have := make([]byte, size)
-		if i != partWrite && (in.p.readMem(have, at) != nil || !bytes.Equal(have, in.memory[i])) {
 			return false
 		}
 		at += size

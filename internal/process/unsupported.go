@@ -27,6 +27,8 @@ func Remove([]int, Removal, Options) (*Result, error) { return nil, unsupported(
 
 func Retarget([]int, *pack.Package, Options) (*Result, error) { return nil, unsupported() }
 
+func Reclaim([]int, string, Options) (*Reclaimed, error) { return nil, unsupported() }
+
 func Repair([]int, Remedy, Options) (*Repaired, error) { return nil, unsupported() }
 
 func Status(int) (*Report, error) { return nil, unsupported() }

@@ -1,0 +1,200 @@
+//go:build linux && amd64
+
+package process
+
+import (
+	"fmt"
+	"io"
+	"runtime"
+	"strings"
+	"testing"
+	"time"
+
+	"livepatch/internal/live"
+	"livepatch/internal/pack"
+	"livepatch/internal/refusal"
+	"livepatch/internal/resolve"
+	"livepatch/trampoline"
+)
+
+// leaving builds the target of reclaim.c and a package for it.
+func leavingTarget(t *testing.T, flags ...string) (string, *pack.Package) {
+	t.Helper()
+	target := compile(t, "reclaim", "-pthread", "reclaim.c")
+	fix := compile(t, "fix.o", append(flags, "-c", "-fPIE", "reclaim_fix.c")...)
+	return target, handMade(t, "fix", target, fix, replaced{old: "answer", new: "answer_new"})
+}
+
+func (r *running) send(command string) (answer int) {
+	r.t.Helper()
+	_, err := io.WriteString(r.in, command+"\n")
+	must(r.t, err)
+	_, err = fmt.Sscan(r.line(), &answer)
+	must(r.t, err)
+	return answer
+}
+
+// anonymous are the executable mappings of no file.
+func anonymous(t *testing.T, pid int) (n int) {
+	t.Helper()
+	maps, err := resolve.ParseMaps(readFile(t, fmt.Sprintf("/proc/%d/maps", pid)))
+	must(t, err)
+	for _, m := range maps {
+		if m.Exec && m.Path == "" {
+			n++
+		}
+	}
+	return n
+}
+
+// reclaimed expects what becomes of the memory of the only patch: unmapped, or the
+// reason why not, which status tells, too.
+func reclaimed(t *testing.T, s *running, why live.Stay) ReclaimedPatch {
+	t.Helper()
+	res, err := Reclaim([]int{s.pid}, "fix", Options{Timeout: time.Minute, MaxPause: time.Minute})
+	must(t, err)
+	if len(res.Processes) != 1 || len(res.Processes[0].Patches) != 1 {
+		t.Fatalf("%+v", res)
+	}
+	p := res.Processes[0].Patches[0]
+	t.Logf("pause %v: %+v", res.Pause, p)
+	st, err := Status(s.pid)
+	must(t, err)
+	switch {
+	case why == live.NotTried && (!p.Unmapped || p.Reason != "" || len(st.Patches) != 0 || anonymous(t, s.pid) != 0):
+		t.Errorf("%+v, status %+v, %d mappings", p, st, anonymous(t, s.pid))
+	case why != live.NotTried && (p.Unmapped || p.Reason == "" || len(st.Patches) != 1 || anonymous(t, s.pid) != 1):
+		t.Errorf("%+v, status %+v", p, st)
+	case why != live.NotTried:
+		if have := st.Patches[0].Retired; have == nil || have.Reason != why.String() || have.Bytes != p.Bytes || p.Bytes == 0 {
+			t.Errorf("retired %+v, want %v", have, why)
+		}
+	}
+	return p
+}
+
+func TestReclaim(t *testing.T) {
+	target, pkg := leavingTarget(t)
+	s := start(t, target)
+	for range 2 {
+		_, err := Apply([]int{s.pid}, pkg, Options{Timeout: time.Minute})
+		must(t, err)
+		_, err = Reclaim([]int{s.pid}, "fix", Options{})
+		wantCode(t, err, refusal.NotApplied) // it is in force
+		if a := s.send("?"); a != 1001 {
+			t.Errorf("answer %d", a)
+		}
+		_, err = Revert(s.pid, "fix", Options{Timeout: time.Minute})
+		must(t, err)
+		st, err := Status(s.pid)
+		must(t, err)
+		if r := st.Patches[0].Retired; r == nil || r.Reason != live.NotTried.String() || r.Bytes != st.Patches[0].Size {
+			t.Errorf("retired %+v", r)
+		}
+		s.send("?") // writes over what is left on the stack
+		res, err := Reclaim([]int{s.pid}, "", Options{Timeout: time.Minute, MaxPause: time.Minute, DryRun: true})
+		must(t, err)
+		if p := res.Processes[0].Patches[0]; !p.Unmapped || anonymous(t, s.pid) != 1 {
+			t.Errorf("dry run: %+v", p)
+		}
+		reclaimed(t, s, live.NotTried)
+		if a := s.send("?"); a != 2 {
+			t.Errorf("answer %d", a)
+		}
+	}
+}
+
+// An address in memory, and a thread that is still in the patch, keep it.
+func TestReclaimHeld(t *testing.T) {
+	target, pkg := leavingTarget(t)
+	s := start(t, target)
+	_, err := Apply([]int{s.pid}, pkg, Options{Timeout: time.Minute})
+	must(t, err)
+	s.send("k")
+	s.send("w")
+	_, err = Revert(s.pid, "fix", Options{Timeout: time.Minute, Switch: SwitchInt3})
+	must(t, err)
+	if p := reclaimed(t, s, live.StaysThread); !strings.Contains(p.Reason, "returns to it") {
+		t.Errorf("reason %s", p.Reason)
+	}
+	s.send("g")
+	reclaimed(t, s, live.StaysMemory)
+	s.send("c")
+	reclaimed(t, s, live.NotTried)
+	if a := s.send("?"); a != 2 {
+		t.Errorf("answer %d", a)
+	}
+}
+
+// Patches that use addresses of their own stay for good.
+func TestReclaimTaken(t *testing.T) {
+	for _, flag := range []string{"-DTAKEN", "-DVARIABLE"} {
+		t.Run(flag, func(t *testing.T) {
+			target, pkg := leavingTarget(t, flag)
+			s := start(t, target)
+			_, err := Apply([]int{s.pid}, pkg, Options{Timeout: time.Minute})
+			must(t, err)
+			_, err = Revert(s.pid, "fix", Options{Timeout: time.Minute})
+			must(t, err)
+			reclaimed(t, s, live.StaysTaken)
+			_, err = Apply([]int{s.pid}, pkg, Options{Timeout: time.Minute}) // it is used again
+			must(t, err)
+			if a, n := s.send("?"), anonymous(t, s.pid); a != 1001 || n != 1 {
+				t.Errorf("answer %d, %d mappings", a, n)
+			}
+		})
+	}
+}
+
+// A loader that dies before it unmaps leaves memory that nobody will use, and the
+// next one unmaps it.
+func TestReclaimKilled(t *testing.T) {
+	target, pkg := leavingTarget(t)
+	s := start(t, target)
+	_, err := Apply([]int{s.pid}, pkg, Options{Timeout: time.Minute})
+	must(t, err)
+	_, err = Revert(s.pid, "fix", Options{Timeout: time.Minute})
+	must(t, err)
+	s.send("?")
+	func() {
+		runtime.LockOSThread()
+		defer runtime.UnlockOSThread()
+		defer func() { _ = recover() }()
+		_, err := Reclaim([]int{s.pid}, "fix", Options{Timeout: time.Minute, MaxPause: time.Minute, hook: func(step string) {
+			if step == "unused" {
+				panic("dead")
+			}
+		}})
+		t.Errorf("it did not come to that: %v", err)
+	}()
+	st, err := Status(s.pid)
+	must(t, err)
+	if r := st.Patches[0].Retired; r == nil || !strings.Contains(r.Reason, "killed") {
+		t.Fatalf("retired %+v", r)
+	}
+	// It is not used again: another loader may unmap it at any time.
+	_, err = Apply([]int{s.pid}, pkg, Options{Timeout: time.Minute})
+	must(t, err)
+	if n := anonymous(t, s.pid); n != 2 {
+		t.Errorf("%d mappings", n)
+	}
+	_, err = Reclaim([]int{s.pid}, "", Options{Timeout: time.Minute, MaxPause: time.Minute})
+	must(t, err)
+	if a, n := s.send("?"), anonymous(t, s.pid); a != 1001 || n != 1 {
+		t.Errorf("answer %d, %d mappings", a, n)
+	}
+}
+
+// An unwinder that knows a patch forgets it first.
+func TestReclaimUnwinder(t *testing.T) {
+	target, pkg := throwing(t, trampoline.Direct, nil, "-fPIE")
+	s := start(t, target, "2")
+	_, err := Apply([]int{s.pid}, pkg, Options{Timeout: time.Minute})
+	must(t, err)
+	s.sides(thrownNew)
+	_, err = Revert(s.pid, "fix", Options{Timeout: time.Minute})
+	must(t, err)
+	s.sides(thrownOld)
+	reclaimed(t, s, live.NotTried)
+	s.sides(thrownOld)
+}

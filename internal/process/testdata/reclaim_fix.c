@@ -1,0 +1,33 @@
+// The replacement of answer() in reclaim.c. With TAKEN it gives away the address
+// of a function of its own, with VARIABLE that of a variable.
+extern volatile long counter __attribute__((visibility("hidden")));
+void rest(void);
+extern void *volatile kept __attribute__((visibility("hidden")));
+extern volatile int gate __attribute__((visibility("hidden"))), waiting __attribute__((visibility("hidden")));
+
+#ifdef TAKEN
+static void helper(void) { counter++; }
+#endif
+static long calls;
+
+int answer_new(int x)
+{
+	counter++;
+	calls++;
+	if (x == -1) {
+		waiting = 1;
+		while (!gate)
+			rest();
+	}
+	if (x == -2)
+		__asm__ volatile("call 1f\n1: pop %%rax\nmov %%rax, kept(%%rip)" ::: "rax", "memory");
+#ifdef TAKEN
+	kept = helper;
+	kept = 0;
+#endif
+#ifdef VARIABLE
+	kept = &calls;
+	kept = 0;
+#endif
+	return x + 1000;
+}
