@@ -57,6 +57,9 @@ func load() error {
 	switch os.Getenv("LIVEPATCH_DO") {
 	case "revert":
 		_, err = Revert(pid, pkg.Manifest.Name, opt)
+	case "reclaim":
+		opt.MaxPause = time.Minute
+		_, err = Reclaim([]int{pid}, pkg.Manifest.Name, opt)
 	case "retarget":
 		_, err = Retarget([]int{pid}, pkg, opt)
 	default:

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"io"
 	"runtime"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -197,4 +198,35 @@ func TestReclaimUnwinder(t *testing.T) {
 	s.sides(thrownOld)
 	reclaimed(t, s, live.NotTried)
 	s.sides(thrownOld)
+}
+
+// The loader is killed at the steps by which it takes memory away that an unwinder
+// knows. The target runs on, and another loader comes to the same end.
+func TestLoaderDiesReclaiming(t *testing.T) {
+	target, pkg := throwing(t, trampoline.Direct, nil, "-fPIE")
+	s := start(t, target, "2")
+	for _, step := range []string{"proven:1", "telling:1", "run:1", "told:1", "proven:2", "unused:1", "call:1", "entry:1", "exit:1", "unmapped:1", "sigreturn:2"} {
+		t.Run(step, func(t *testing.T) {
+			_, err := Apply([]int{s.pid}, pkg, Options{Timeout: time.Minute})
+			must(t, err)
+			s.sides(thrownNew)
+			_, err = Revert(s.pid, "fix", Options{Timeout: time.Minute})
+			must(t, err)
+			s.sides(thrownOld)
+			killedAt(t, s, pkg, step, "LIVEPATCH_DO=reclaim")
+			s.sides(thrownOld)
+			// The thread makes the call that it is about to make, even if nobody waits for it.
+			about := slices.Contains([]string{"call:1", "entry:1"}, step)
+			gone := slices.Contains([]string{"exit:1", "unmapped:1", "sigreturn:2"}, step)
+			if n := anonymous(t, s.pid); !about && (n == 0) != gone {
+				t.Errorf("%d mappings", n)
+			}
+			_, err = Reclaim([]int{s.pid}, "", Options{Timeout: time.Minute, MaxPause: time.Minute})
+			must(t, err)
+			if st, err := Status(s.pid); err != nil || len(st.Patches) != 0 || anonymous(t, s.pid) != 0 {
+				t.Errorf("status %+v, %v, %d mappings", st, err, anonymous(t, s.pid))
+			}
+			s.sides(thrownOld)
+		})
+	}
 }
