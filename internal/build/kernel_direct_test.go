@@ -169,18 +169,19 @@ func TestDirectNotMerged(t *testing.T) {
 			t.Errorf("%s is taken apart: %v", name, err)
 		}
 	}
+	less.Manifest.Kernel.Base.Payload.SHA256[0] ^= 1
 	changes, err := compose.Diff(pkg, less)
 	if err != nil {
 		t.Fatal(err)
 	}
-	var functions []string
+	var differ []string
 	for _, c := range changes {
-		if c.What == "function" {
-			functions = append(functions, c.Where)
+		if c.What == "function" || c.What == "base" {
+			differ = append(differ, c.Change+" "+c.Where)
 		}
 	}
-	if d := cmp.Diff([]string{"twin"}, functions); d != "" {
-		t.Errorf("functions that differ (-want +got)\n%s\n%+v", d, changes)
+	if d := cmp.Diff([]string{"changed livepatch_direct", "removed twin"}, differ); d != "" {
+		t.Errorf("functions and base that differ (-want +got)\n%s\n%+v", d, changes)
 	}
 }
 

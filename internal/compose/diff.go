@@ -159,6 +159,9 @@ func (d *description) kernel(k *manifest.Kernel, module []byte) error {
 	} {
 		d.add(s.what, "", "", "%s", s.text)
 	}
+	if b := k.Base; b != nil {
+		d.add("base", "", b.Module, "%d bytes, %x", b.Payload.Size, b.Payload.SHA256[:8])
+	}
 	digests, err := digestsOf(module)
 	if err != nil {
 		return fmt.Errorf("read %s: %w", k.Payload.Member, err)
