@@ -24,7 +24,8 @@ type description struct {
 
 const (
 	maxCommon      = 1 << 12 // bytes of a CIE
-	maxDescription = 1 << 20 // bytes of an FDE
+	maxCommons     = 1 << 12 // that a table keeps
+	maxDescription = 1 << 16 // bytes of an FDE
 )
 
 // body reads an entry at an address, without its length.
@@ -76,6 +77,9 @@ func (t *Table) describe(at uint64) (*description, error) {
 func (t *Table) common(at uint64) (*common, error) {
 	if c := t.commons[at]; c != nil {
 		return c, nil
+	}
+	if len(t.commons) == maxCommons {
+		return nil, fmt.Errorf("entry at %#x: more than %d common entries", at, maxCommons)
 	}
 	b, err := t.body(at, maxCommon)
 	if err != nil {

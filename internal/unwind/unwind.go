@@ -73,8 +73,11 @@ type Unwinder struct {
 	Signed  uint64 // bits of return addresses that hold signatures (arm64)
 }
 
-// maxFrames bounds a walk.
-const maxFrames = 1 << 12
+// The bounds of a walk.
+const (
+	maxFrames       = 1 << 12
+	maxInstructions = 1 << 18 // bytes of what describes the frames
+)
 
 // Walk lists the functions on the stack of a thread, innermost first. low and
 // high are the bounds of the stack. The error says why the list may not be
@@ -89,14 +92,18 @@ func (u *Unwinder) Walk(r *Registers, low, high uint64) ([]Frame, error) {
 	if err != nil {
 		return nil, err
 	}
-	for interrupted := true; len(list) < maxFrames; {
+	spent := 0
+	for interrupted := true; len(list) < maxFrames && spent < maxInstructions; {
 		if sp < low || sp > high {
 			return list, fmt.Errorf("stack pointer %#x is not on the stack", sp)
 		}
 		f := Frame{PC: r.PC, SP: sp, Interrupted: interrupted}
 		f.Resting = interrupted && m.resting(u.Mem, r.PC)
 		next, d, err := u.step(m, r, interrupted)
-		f.Signal = d != nil && d.signal
+		if d != nil {
+			f.Signal = d.signal
+			spent += len(d.program) + len(d.common.program)
+		}
 		if err == nil && next != nil {
 			f.Top = next.values[m.sp]
 		}
@@ -115,7 +122,7 @@ func (u *Unwinder) Walk(r *Registers, low, high uint64) ([]Frame, error) {
 		}
 		r, sp, interrupted = next, f.Top, f.Signal
 	}
-	return list, fmt.Errorf("more than %d frames", maxFrames)
+	return list, fmt.Errorf("more than %d frames, or they take more than %d bytes to describe", maxFrames, maxInstructions)
 }
 
 // step returns the registers of the caller; nil if there is none.
