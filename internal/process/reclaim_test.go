@@ -8,6 +8,7 @@ import (
 	"runtime"
 	"slices"
 	"strings"
+	"syscall"
 	"testing"
 	"time"
 
@@ -196,8 +197,29 @@ func TestReclaimUnwinder(t *testing.T) {
 	_, err = Revert(s.pid, "fix", Options{Timeout: time.Minute})
 	must(t, err)
 	s.sides(thrownOld)
-	reclaimed(t, s, live.NotTried)
+	reclaimedSoon(t, s)
 	s.sides(thrownOld)
+}
+
+// reclaimedSoon expects that the memory of all patches goes. Threads that throw all
+// the time may still have an address of it on their stacks, which the next call
+// writes over.
+func reclaimedSoon(t *testing.T, s *running) {
+	t.Helper()
+	for range 50 {
+		res, err := Reclaim([]int{s.pid}, "", Options{Timeout: time.Minute, MaxPause: time.Minute})
+		must(t, err)
+		kept := slices.ContainsFunc(res.Processes[0].Patches, func(p ReclaimedPatch) bool { return !p.Unmapped })
+		if st, err := Status(s.pid); err != nil || !kept && (len(st.Patches) != 0 || anonymous(t, s.pid) != 0) {
+			t.Fatalf("status %+v, %v, %d mappings", st, err, anonymous(t, s.pid))
+		}
+		if !kept {
+			return
+		}
+		t.Logf("%+v", res)
+		time.Sleep(20 * time.Millisecond)
+	}
+	t.Error("the memory stays mapped")
 }
 
 // The loader is killed at the steps by which it takes memory away that an unwinder
@@ -207,13 +229,26 @@ func TestLoaderDiesReclaiming(t *testing.T) {
 	s := start(t, target, "2")
 	for _, step := range []string{"proven:1", "telling:1", "run:1", "told:1", "proven:2", "unused:1", "call:1", "entry:1", "exit:1", "unmapped:1", "sigreturn:2"} {
 		t.Run(step, func(t *testing.T) {
-			_, err := Apply([]int{s.pid}, pkg, Options{Timeout: time.Minute})
-			must(t, err)
-			s.sides(thrownNew)
-			_, err = Revert(s.pid, "fix", Options{Timeout: time.Minute})
-			must(t, err)
-			s.sides(thrownOld)
-			killedAt(t, s, pkg, step, "LIVEPATCH_DO=reclaim")
+			killed := false
+			for try := 0; !killed && try < 20; try++ { // it is not where something keeps the memory by chance
+				_, err := Apply([]int{s.pid}, pkg, Options{Timeout: time.Minute})
+				must(t, err)
+				s.sides(thrownNew)
+				_, err = Revert(s.pid, "fix", Options{Timeout: time.Minute})
+				must(t, err)
+				s.sides(thrownOld)
+				cmd := loader(t, s, pkg, "LIVEPATCH_DO=reclaim", "LIVEPATCH_DIE_AT="+step)
+				out, err := cmd.CombinedOutput()
+				ws, ok := cmd.ProcessState.Sys().(syscall.WaitStatus)
+				killed = ok && ws.Signaled()
+				if !killed {
+					must(t, err)
+					t.Logf("not killed: %s", out)
+				}
+			}
+			if !killed {
+				t.Fatal("it did not come to that")
+			}
 			s.sides(thrownOld)
 			// The thread makes the call that it is about to make, even if nobody waits for it.
 			about := slices.Contains([]string{"call:1", "entry:1"}, step)
@@ -221,11 +256,7 @@ func TestLoaderDiesReclaiming(t *testing.T) {
 			if n := anonymous(t, s.pid); !about && (n == 0) != gone {
 				t.Errorf("%d mappings", n)
 			}
-			_, err = Reclaim([]int{s.pid}, "", Options{Timeout: time.Minute, MaxPause: time.Minute})
-			must(t, err)
-			if st, err := Status(s.pid); err != nil || len(st.Patches) != 0 || anonymous(t, s.pid) != 0 {
-				t.Errorf("status %+v, %v, %d mappings", st, err, anonymous(t, s.pid))
-			}
+			reclaimedSoon(t, s)
 			s.sides(thrownOld)
 		})
 	}
