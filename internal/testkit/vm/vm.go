@@ -9,7 +9,9 @@ import (
 	_ "embed"
 	"errors"
 	"fmt"
+	"io"
 	"io/fs"
+	"net"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -32,7 +34,18 @@ type Config struct {
 	CPUs    int           // 2
 	Timeout time.Duration // of the whole; two minutes
 	Limit   time.Duration // of one step; a minute
+
+	// Counted makes time in the machine pass with the instructions that it executes,
+	// so that nothing there is late because this machine is busy.
+	Counted bool
+
+	// Serve, if set, talks to the machine through its file Port until the machine
+	// ends.
+	Serve func(io.ReadWriter)
 }
+
+// Port is the file by which a machine talks to Config.Serve.
+const Port = "/dev/vport0p1"
 
 // File is a file in the machine: Data, or the bytes of the file From.
 type File struct {
@@ -109,6 +122,17 @@ func Run(ctx context.Context, c Config) (*Result, error) {
 		"-smp", strconv.Itoa(orInt(c.CPUs, 2)), "-display", "none", "-monitor", "none", "-serial", "stdio",
 		"-no-reboot", "-nodefaults", "-kernel", c.Kernel.Path("vmlinuz"), "-initrd", initrd,
 		"-append", "console="+m.console+" quiet loglevel=1 panic=-1 "+m.append+c.Append)
+	if c.Counted {
+		args = append(args, "-icount", "shift=4,sleep=on")
+	}
+	if c.Serve != nil {
+		port, end, err := listen(filepath.Join(work, "port"), c.Serve)
+		if err != nil {
+			return nil, err
+		}
+		defer end()
+		args = append(args, port...)
+	}
 	cmd := exec.CommandContext(ctx, qemu, args...)
 	out := &limited{limit: 64 << 20}
 	cmd.Stdout, cmd.Stderr = out, out
@@ -126,6 +150,24 @@ func Run(ctx context.Context, c Config) (*Result, error) {
 		return r, fmt.Errorf("%w: %s", ErrIncomplete, tail(r.Console, 6000))
 	}
 	return r, nil
+}
+
+// listen waits at a socket for a machine that is started with the arguments.
+func listen(socket string, serve func(io.ReadWriter)) (args []string, end func(), err error) {
+	l, err := net.Listen("unix", socket)
+	if err != nil {
+		return nil, nil, err
+	}
+	go func() {
+		conn, err := l.Accept()
+		if err != nil {
+			return // the machine has not come so far
+		}
+		defer conn.Close()
+		serve(conn)
+	}()
+	args = []string{"-device", "virtio-serial-pci", "-chardev", "socket,id=port,path=" + socket, "-device", "virtserialport,chardev=port"}
+	return args, func() { l.Close() }, nil
 }
 
 // A machine is what QEMU needs to know about a kind of kernel.
