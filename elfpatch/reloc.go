@@ -155,6 +155,15 @@ func ApplyReloc(m elf.Machine, typ uint32, field []byte, p, s uint64, a int64) e
 	return nil
 }
 
+// Reach returns how far from its place, in bytes, the field of a relative
+// relocation leads in either direction; 0 if it is not limited.
+func (r *Reloc) Reach() uint64 {
+	if !r.PCRel || r.lim.sign != signed && r.lim.sign != either || r.lim.bits >= 64 {
+		return 0
+	}
+	return 1 << (r.lim.bits - 1)
+}
+
 func (r *Reloc) check(x int64) error {
 	lo, hi := r.limits()
 	if x < lo || x > hi {

@@ -19,12 +19,15 @@ type Call struct {
 }
 
 // CallSize is the most bytes that a Call takes.
-const CallSize = 128
+const CallSize = 160
 
 // Code returns the instructions of the call. They run wherever they lie.
 func (c Call) Code(m elf.Machine) ([]byte, error) {
-	if m != elf.EM_X86_64 {
-		return nil, fmt.Errorf("no calls are made on %v", m)
+	switch m {
+	case elf.EM_X86_64:
+		return x86Called(c), nil
+	case elf.EM_AARCH64:
+		return arm64Called(c), nil
 	}
-	return x86Called(c), nil
+	return nil, fmt.Errorf("no calls are made on %v", m)
 }

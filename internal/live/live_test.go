@@ -2,6 +2,7 @@ package live
 
 import (
 	"bytes"
+	"debug/elf"
 	"strings"
 	"testing"
 
@@ -222,7 +223,7 @@ func TestMayEndWithCall(t *testing.T) {
 		"\xff\x54\x24\x08":             true,  // call *8(%rsp)
 		"\xff\x5d\x08":                 true,  // lcall *8(%rbp)
 	} {
-		if got := MayEndWithCall([]byte(code)); got != want {
+		if got := MayEndWithCall(elf.EM_X86_64, []byte(code)); got != want {
 			t.Errorf("% x: %v, want %v", code, got, want)
 		}
 	}

@@ -2,6 +2,7 @@ package live
 
 import (
 	"cmp"
+	"debug/elf"
 	"fmt"
 	"slices"
 )
@@ -19,9 +20,26 @@ const longestCall = 7
 // nearCall is the length of call rel32.
 const nearCall = 5
 
-// MayEndWithCall reports whether the last instruction of x86-64 code may be a
-// call, judged by its last bytes alone.
-func MayEndWithCall(code []byte) bool {
+// MayEndWithCall reports whether the last instruction of code may be a call,
+// judged by its last bytes alone.
+func MayEndWithCall(m elf.Machine, code []byte) bool {
+	if m == elf.EM_AARCH64 {
+		return arm64EndsWithCall(code)
+	}
+	return x86EndsWithCall(code)
+}
+
+// arm64EndsWithCall knows bl, blr and the forms of blr that authenticate.
+func arm64EndsWithCall(code []byte) bool {
+	const word = 4
+	if len(code) < word {
+		return false
+	}
+	w := le.Uint32(code[len(code)-word:])
+	return w&0xfc000000 == 0x94000000 || w&0xfefff000 == 0xd63f0000
+}
+
+func x86EndsWithCall(code []byte) bool {
 	last := func(n int) byte { return code[len(code)-n] }
 	if len(code) >= nearCall && last(nearCall) == 0xe8 {
 		return true

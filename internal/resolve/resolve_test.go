@@ -312,3 +312,43 @@ func FuzzImage(f *testing.F) {
 		_, _ = scope.Lookup("main", "V", "")
 	})
 }
+
+// A slot of the library that defines an indirect function, which is bound at the
+// first call, may lead to its procedure linkage table.
+func TestUnboundSlot(t *testing.T) {
+	const slot, code, bias = 0x3000, 0x1100, 0x10000
+	for _, tc := range []struct {
+		machine elf.Machine
+		lazy    uint32
+		bound   uint32
+	}{
+		{elf.EM_X86_64, uint32(elf.R_X86_64_JMP_SLOT), uint32(elf.R_X86_64_GLOB_DAT)},
+		{elf.EM_AARCH64, uint32(elf.R_AARCH64_JUMP_SLOT), uint32(elf.R_AARCH64_GLOB_DAT)},
+	} {
+		own := &Image{Machine: tc.machine, Bias: bias, Segments: []elfpatch.Segment{
+			{Type: elf.PT_LOAD, Flags: elf.PF_X, VAddr: 0x1000, MemSize: 0x1000}, {Type: elf.PT_LOAD, VAddr: 0x3000, MemSize: 0x1000},
+		}}
+		other := &Image{Machine: tc.machine, Bias: 2 * bias, Segments: own.Segments}
+		m := memory{}
+		m.words(bias+slot, bias+code)
+		m.words(2*bias+slot, bias+code)
+		s := NewScope(m, []*Image{own, other})
+		sym := elfpatch.DynSymbol{Symbol: elfpatch.Symbol{Name: "f", Type: elf.STT_GNU_IFUNC, Bind: elf.STB_GLOBAL, Section: 1, Value: 0x1200}}
+		s.tables[own] = &table{symbols: []elfpatch.DynSymbol{{}, sym}}
+		use := sym
+		use.Section = elfpatch.Undefined
+		s.tables[other] = &table{symbols: []elfpatch.DynSymbol{{}, use}}
+		relocs := func(typ uint32) []elfpatch.Rela { return []elfpatch.Rela{{Offset: slot, Type: typ, Symbol: 1}} }
+		for _, try := range []struct {
+			im   *Image
+			typ  uint32
+			want bool
+		}{{own, tc.lazy, false}, {own, tc.bound, true}, {other, tc.lazy, true}} {
+			s.tables[own].relocs, s.tables[other].relocs = nil, nil
+			s.tables[try.im].relocs = relocs(try.typ)
+			if addr, err := s.Lookup("f", "", ""); (err == nil) != try.want || try.want && addr != bias+code {
+				t.Errorf("%v, own %v, type %d: %#x, %v", tc.machine, try.im == own, try.typ, addr, err)
+			}
+		}
+	}
+}

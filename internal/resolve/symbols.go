@@ -171,6 +171,11 @@ func isSlot(m elf.Machine, typ uint32) bool {
 	return false
 }
 
+// isLazy reports whether a slot may be bound at the first call only.
+func isLazy(m elf.Machine, typ uint32) bool {
+	return m == elf.EM_X86_64 && typ == uint32(elf.R_X86_64_JMP_SLOT) || m == elf.EM_AARCH64 && typ == uint32(elf.R_AARCH64_JUMP_SLOT)
+}
+
 func isIRelative(m elf.Machine, typ uint32) bool {
 	switch m {
 	case elf.EM_X86_64:
@@ -185,7 +190,9 @@ func isIRelative(m elf.Machine, typ uint32) bool {
 // resolver: in a slot of the image itself that was filled by the same resolver,
 // or in a slot of any image that is bound to the name. A slot that is not bound
 // yet leads back into the image that owns it; one that is leads into the code
-// of the image that defines the function.
+// of the image that defines the function. Where both are one image, slots that are
+// bound at the first call do not tell, and are left out: on arm64 what an unbound
+// one leads to cannot even be called.
 func (s *Scope) resolved(def *Image, sym *elfpatch.DynSymbol, name string) (uint64, bool) {
 	for _, r := range s.table(def).relocs {
 		if isIRelative(def.Machine, r.Type) && uint64(r.Addend) == sym.Value {
@@ -198,6 +205,9 @@ func (s *Scope) resolved(def *Image, sym *elfpatch.DynSymbol, name string) (uint
 		t := s.table(im)
 		for _, r := range t.relocs {
 			if !isSlot(im.Machine, r.Type) || r.Addend != 0 || uint64(r.Symbol) >= uint64(len(t.symbols)) {
+				continue
+			}
+			if im == def && isLazy(im.Machine, r.Type) {
 				continue
 			}
 			use := &t.symbols[r.Symbol]
