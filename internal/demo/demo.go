@@ -19,7 +19,7 @@ import (
 const patchName = "fix-prices"
 
 // ErrUnsupported says that the demo cannot run on this system.
-var ErrUnsupported = errors.New("the demo patches a running x86-64 Linux program")
+var ErrUnsupported = errors.New("the demo patches a running Linux program, on x86-64 or arm64")
 
 // A Teller prints the story: what is being done, and what came of it.
 type Teller interface {
@@ -31,10 +31,10 @@ type Teller interface {
 // Run runs the demo. It returns nil only if every check held; the server has
 // ended in any case.
 func Run(ctx context.Context, version string, say Teller) error {
-	if runtime.GOOS != "linux" || runtime.GOARCH != "amd64" {
+	if runtime.GOOS != "linux" || runtime.GOARCH != "amd64" && runtime.GOARCH != "arm64" {
 		return fmt.Errorf("%w; this is %s/%s", ErrUnsupported, runtime.GOOS, runtime.GOARCH)
 	}
-	ctx, cancel := context.WithTimeout(ctx, 30*time.Second)
+	ctx, cancel := context.WithTimeout(ctx, 5*time.Minute)
 	defer cancel()
 	srv, err := startServer()
 	if err != nil {
@@ -89,19 +89,20 @@ func (s *story) create() error {
 	target := build.Target{Name: "shop"}
 	pair := build.Pair{OrigName: "before.o", PatchedName: "after.o"}
 	for _, f := range []struct {
-		name string
-		b    []byte
-		to   **elfpatch.File
+		name, file string
+		to         **elfpatch.File
 	}{
-		{target.Name, serverProgram, &target.File},
-		{pair.OrigName, objectBefore, &pair.Orig},
-		{pair.PatchedName, objectAfter, &pair.Patched},
+		{target.Name, "server", &target.File},
+		{pair.OrigName, "before.o", &pair.Orig},
+		{pair.PatchedName, "after.o", &pair.Patched},
 	} {
-		file, err := elfpatch.Parse(f.b)
+		b, err := file(f.file)
 		if err != nil {
+			return err
+		}
+		if *f.to, err = elfpatch.Parse(b); err != nil {
 			return fmt.Errorf("read %s: %w", f.name, err)
 		}
-		*f.to = file
 	}
 	target.Pairs = []build.Pair{pair}
 	in.Targets = []build.Target{target}

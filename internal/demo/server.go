@@ -1,26 +1,25 @@
 package demo
 
 import (
-	_ "embed"
+	"embed"
 	"fmt"
 	"io"
 	"net"
 	"os"
 	"os/exec"
 	"path/filepath"
+	"runtime"
 	"strconv"
 )
 
-// The server (static, stripped) and its object before and after the fix. They
-// are built by scripts/build-testdata from testdata/src/demo.
-var (
-	//go:embed files/server
-	serverProgram []byte
-	//go:embed files/before.o
-	objectBefore []byte
-	//go:embed files/after.o
-	objectAfter []byte
-)
+// The server (static, stripped) and its object before and after the fix, for each
+// machine. They are built by scripts/build-testdata from testdata/src/demo.
+//
+//go:embed files
+var files embed.FS
+
+// file is one of them for this machine.
+func file(name string) ([]byte, error) { return files.ReadFile("files/" + runtime.GOARCH + "/" + name) }
 
 // threads is how many threads the server answers with.
 const threads = clients
@@ -46,7 +45,11 @@ func startServer() (s *server, err error) {
 		}
 	}()
 	s.path, s.socket = filepath.Join(s.dir, "shop"), filepath.Join(s.dir, "socket")
-	if err = os.WriteFile(s.path, serverProgram, 0o700); err != nil {
+	program, err := file("server")
+	if err != nil {
+		return nil, err
+	}
+	if err = os.WriteFile(s.path, program, 0o700); err != nil {
 		return nil, err
 	}
 	listener, err := net.ListenUnix("unix", &net.UnixAddr{Name: s.socket, Net: "unix"})

@@ -1,26 +1,17 @@
 // The server of the demo: argv[1] threads accept connections on the listening
 // socket that it inherits as descriptor 3 and answer one line per line. It ends when its
-// standard input does. Freestanding x86-64 Linux, so that the program is a few
+// standard input does. Freestanding Linux, so that the program is a few
 // kilobytes and runs on every distribution.
 
 #include "quote.h"
 
-enum { SYS_read = 0, SYS_write = 1, SYS_close = 3, SYS_mmap = 9, SYS_mprotect = 10,
-       SYS_accept = 43, SYS_clone = 56, SYS_exit = 60, SYS_exit_group = 231 };
-enum { LISTENER = 3, PAGE = 4096, STACK = 16 * PAGE };
+#ifdef __aarch64__
+#include "arm64.h"
+#else
+#include "x86.h"
+#endif
 
-static long call(long n, long a, long b, long c, long d, long e, long f)
-{
-	register long r10 __asm__("r10") = d;
-	register long r8 __asm__("r8") = e;
-	register long r9 __asm__("r9") = f;
-
-	__asm__ volatile("syscall"
-			 : "+a"(n)
-			 : "D"(a), "S"(b), "d"(c), "r"(r10), "r"(r8), "r"(r9)
-			 : "rcx", "r11", "memory");
-	return n;
-}
+enum { LISTENER = 3, STACK = 16 * PAGE };
 
 char *put_text(char *to, const char *text)
 {
@@ -116,18 +107,7 @@ static void start(void)
 		call(SYS_exit_group, 1, 0, 0, 0, 0, 0);
 	call(SYS_mprotect, stack, PAGE, 0, 0, 0, 0);
 	*(long *)block = block;
-	__asm__ volatile("xor %%r10d, %%r10d\n\t"
-			 "mov %[block], %%r8\n\t"
-			 "syscall\n\t"
-			 "test %%rax, %%rax\n\t"
-			 "jnz 1f\n\t"
-			 "xor %%ebp, %%ebp\n\t"
-			 "call *%%rbx\n\t"
-			 "ud2\n"
-			 "1:"
-			 : "=a"(tid)
-			 : "a"((long)SYS_clone), "D"(flags), "S"(block), "d"(0L), "b"(work), [block] "r"(block)
-			 : "rcx", "r8", "r10", "r11", "memory");
+	tid = clone_thread(flags, block, work);
 	if (tid < 0)
 		call(SYS_exit_group, 1, 0, 0, 0, 0, 0);
 }
@@ -145,13 +125,3 @@ __attribute__((used)) static void run(long *sp)
 		;
 	call(SYS_exit_group, 0, 0, 0, 0, 0, 0);
 }
-
-__asm__(".globl _start\n"
-	".type _start, @function\n"
-	"_start:\n\t"
-	"xor %ebp, %ebp\n\t"
-	"mov %rsp, %rdi\n\t"
-	"and $-16, %rsp\n\t"
-	"call run\n\t"
-	"ud2\n"
-	".size _start, . - _start\n");
