@@ -1,4 +1,4 @@
-//go:build linux && amd64
+//go:build linux && (amd64 || arm64)
 
 package process
 
@@ -42,7 +42,11 @@ func (p *proc) awaitReturn(tids []int, deadline time.Time) (*thread, error) {
 				return nil, err
 			case ok:
 				p.releaseBut(t)
-				return t, t.outOfCall(deadline)
+				if err := p.outOfCall(t, deadline); err != nil {
+					p.release()
+					return nil, err
+				}
+				return t, nil
 			default:
 				continue
 			}
@@ -53,6 +57,18 @@ func (p *proc) awaitReturn(tids []int, deadline time.Time) (*thread, error) {
 	}
 	p.release()
 	return nil, nil
+}
+
+// outOfCall brings a thread that has ended a system call to where it can make
+// another one.
+func (p *proc) outOfCall(t *thread, deadline time.Time) error {
+	if err := t.outOfCall(deadline); err != nil {
+		return err
+	}
+	if err := p.suitable(t); err != nil {
+		return cannotCall(p.pid, t.tid, err) // it has gone to a signal handler
+	}
+	return nil
 }
 
 // watch stops a thread and lets it run to its next system call stop.

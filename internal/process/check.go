@@ -1,9 +1,10 @@
-//go:build linux && amd64
+//go:build linux && (amd64 || arm64)
 
 package process
 
 import (
 	"bytes"
+	"encoding/binary"
 	"errors"
 	"fmt"
 	"io"
@@ -24,6 +25,7 @@ type checker struct {
 	limit  time.Time
 	buf    []byte
 	frames []frameTable // by which stacks can be unwound; none if words alone count
+	signed uint64       // bits of return addresses that hold their signatures
 }
 
 // A foreignError says that a thread runs on a stack that is not its own.
@@ -141,8 +143,9 @@ func (c *checker) words(t *thread, more ...uint64) error {
 // guess takes every word for a return address.
 func (c *checker) guess(t *thread, more ...uint64) error {
 	general := t.regs.general()
+	c.signed = t.signedBits()
 	for _, v := range slices.Concat(general[:], more) {
-		if h, ok := c.ranges.Word(v); ok {
+		if h, ok := c.ranges.Word(v &^ c.signed); ok {
 			return c.busy(t, h, InRegister)
 		}
 	}
@@ -201,6 +204,7 @@ func (c *checker) scan(start, end uint64, found func(h live.Hit, at uint64) erro
 		if err := c.p.readMem(c.buf[:n], at); err != nil {
 			return err
 		}
+		c.unsign(c.buf[:n])
 		if h, off, ok := c.ranges.Words(c.buf[:n]); ok {
 			return found(h, at+uint64(off))
 		}
@@ -210,6 +214,16 @@ func (c *checker) scan(start, end uint64, found func(h live.Hit, at uint64) erro
 		at += n
 	}
 	return nil
+}
+
+// unsign takes the signatures off all words.
+func (c *checker) unsign(b []byte) {
+	if c.signed == 0 {
+		return
+	}
+	for ; len(b) >= 8; b = b[8:] {
+		binary.LittleEndian.PutUint64(b, binary.LittleEndian.Uint64(b)&^c.signed)
+	}
 }
 
 // ofText leaves out the steps that switch whole patches: those are in memory of

@@ -1,4 +1,4 @@
-//go:build linux && amd64
+//go:build linux && (amd64 || arm64)
 
 package process
 
@@ -99,7 +99,7 @@ func (c *change) addPart(x *part, leaving []live.Range) {
 // cannot be read may.
 func (p *proc) lookAtEnd(r *live.Range) {
 	code := make([]byte, min(r.End-r.Start, 16))
-	r.Open = p.readMem(code, r.End-uint64(len(code))) != nil || live.MayEndWithCall(code)
+	r.Open = p.readMem(code, r.End-uint64(len(code))) != nil || live.MayEndWithCall(machine, code)
 }
 
 // commit tries until the change is made, is refused, or the time is over.

@@ -1,4 +1,4 @@
-//go:build linux && amd64
+//go:build linux && (amd64 || arm64)
 
 package process
 
@@ -88,7 +88,10 @@ type crash struct {
 
 // killAt says when a loader is killed: at the n-th entry to a system call, of
 // those with a number if that is not negative.
-type killAt struct{ nr, n int }
+type killAt struct {
+	nr int64
+	n  int
+}
 
 func (c *crash) run() {
 	c.pages = text(c.t, c.s.pid)
@@ -168,7 +171,7 @@ func (c *crash) clear() {
 
 // load runs a loader and kills it at a point. It returns how many system calls
 // of each number it entered.
-func (c *crash) load(at killAt) (map[int]int, error) {
+func (c *crash) load(at killAt) (map[int64]int, error) {
 	pkg := c.versions[0]
 	if c.d.name == "retarget" {
 		pkg = c.versions[1]
@@ -197,9 +200,9 @@ func (c *crash) load(at killAt) (map[int]int, error) {
 
 // trace follows a process that waits to be traced, with all its threads, to its
 // end, or kills it. It waits for children of this OS thread only.
-func trace(pid int, at killAt) (calls map[int]int, err error) {
+func trace(pid int, at killAt) (calls map[int64]int, err error) {
 	const options = unix.PTRACE_O_TRACESYSGOOD | unix.PTRACE_O_TRACECLONE | unix.PTRACE_O_EXITKILL
-	calls = map[int]int{}
+	calls = map[int64]int{}
 	entered := map[int]bool{}
 	left, first := at.n, true
 	for {
@@ -230,11 +233,10 @@ func trace(pid int, at killAt) (calls map[int]int, err error) {
 			if entered[tid] = !entered[tid]; !entered[tid] {
 				break
 			}
-			var regs unix.PtraceRegs
-			if unix.PtraceGetRegs(tid, &regs) != nil {
+			nr, err := (&thread{tid: tid}).callNumber()
+			if err != nil {
 				continue // it is dying
 			}
-			nr := int(regs.Orig_rax)
 			calls[nr]++
 			if at.nr < 0 || at.nr == nr {
 				if left--; left == 0 {

@@ -1,9 +1,8 @@
-//go:build linux && amd64
+//go:build linux && (amd64 || arm64)
 
 package process
 
 import (
-	"debug/elf"
 	"errors"
 	"fmt"
 	"io"
@@ -18,9 +17,6 @@ import (
 	"livepatch/manifest"
 	"livepatch/trampoline"
 )
-
-// patchable leaves the NOPs that dispatch slot needs.
-const patchable = "-fpatchable-function-entry=16,11"
 
 // switching builds the target of switching.c and its objects.
 func switching(t *testing.T, flags ...string) (target, before, after string) {
@@ -172,7 +168,7 @@ func TestGateIsRemoved(t *testing.T) {
 			must(t, err)
 			defer mem.Close()
 			for _, f := range r.Functions {
-				to, ok := trampoline.Follow(elf.EM_X86_64, f.Old, readerOf(mem))
+				to, ok := trampoline.Follow(machine, f.Old, readerOf(mem))
 				if !ok || to != f.New {
 					t.Errorf("%s leads to %#x, not %#x", f.Name, to, f.New)
 				}
@@ -286,7 +282,7 @@ func leadsToNew(t *testing.T, target *manifest.Target, r *live.Record, mem io.Re
 	set := b[0] == 1
 	for i := range target.Functions {
 		f := &target.Functions[i]
-		_, _, ok := trampoline.FollowDispatch(elf.EM_X86_64, trampoline.Dispatch(f.Dispatch), r.Bias+f.Site.Address, readerOf(mem))
+		_, _, ok := trampoline.FollowDispatch(machine, trampoline.Dispatch(f.Dispatch), r.Bias+f.Site.Address, readerOf(mem))
 		list = append(list, ok && set)
 	}
 	return list

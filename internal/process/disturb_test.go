@@ -1,4 +1,4 @@
-//go:build linux && amd64
+//go:build linux && (amd64 || arm64)
 
 package process
 
@@ -313,5 +313,40 @@ func TestTargetStartsProgramsAllTheTime(t *testing.T) {
 		if time.Now().After(deadline) {
 			t.Fatal("the target does nothing any more")
 		}
+	}
+}
+
+// A thread that is given up does not make the call later that it was to make, and
+// has its registers, wherever it was.
+func TestLateCallIsNotMade(t *testing.T) {
+	target, _ := keeper(t)
+	s := start(t, target)
+	runtime.LockOSThread() // who traces is a thread
+	defer runtime.UnlockOSThread()
+	p, err := open(s.pid)
+	must(t, err)
+	defer p.close()
+	give := func(do func(c *injection) error) {
+		t.Helper()
+		err := p.withThread(time.Now().Add(time.Minute), &Options{}, func(c *injection) error { return errors.Join(do(c), errLate) })
+		var busy *BusyError
+		if !errors.As(err, &busy) {
+			t.Fatalf("error %v", err)
+		}
+		for range 3 {
+			if a, _, wrong := s.tell(); a != 2 || wrong != 0 {
+				t.Fatalf("answer %d, wrong %d", a, wrong)
+			}
+		}
+	}
+	prepare := func(c *injection, nr uint64, args ...uint64) error {
+		r := c.registers(nr, args...)
+		return c.t.setRegs(&r)
+	}
+	give(func(c *injection) error { return prepare(c, unix.SYS_MUNMAP, p.main().Base, 1<<20) })
+	for range 20 { // it is somewhere on its way
+		give(func(c *injection) error {
+			return errors.Join(prepare(c, unix.SYS_GETPPID), c.t.resume(unix.PTRACE_SYSCALL, 0))
+		})
 	}
 }

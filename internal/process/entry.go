@@ -1,4 +1,4 @@
-//go:build linux && amd64
+//go:build linux && (amd64 || arm64)
 
 package process
 
@@ -121,7 +121,7 @@ func (e *entry) finishCall() error {
 			return err
 		case ws.StopSignal() == unix.SIGTRAP|traceSyscall:
 			e.t.stopped = true
-			return nil
+			return e.t.outOfCall(time.Now().Add(entryPatience))
 		}
 		if err := ptraceWord(unix.PTRACE_SYSCALL, e.t.tid, 0, signalOf(ws)); err != nil {
 			return err

@@ -1,4 +1,4 @@
-//go:build linux && amd64
+//go:build linux && (amd64 || arm64)
 
 package process
 
@@ -9,9 +9,13 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"strconv"
+	"strings"
 	"syscall"
 	"testing"
 	"time"
+
+	"golang.org/x/sys/unix"
 
 	"livepatch/internal/pack"
 	"livepatch/internal/refusal"
@@ -59,7 +63,8 @@ func awaitRead(t *testing.T, pid int) {
 	t.Helper()
 	for deadline := time.Now().Add(10 * time.Second); ; time.Sleep(time.Millisecond) {
 		b, _ := os.ReadFile(fmt.Sprintf("/proc/%d/syscall", pid))
-		if bytes.HasPrefix(b, []byte("0 ")) { // read
+		word, _, _ := strings.Cut(string(b), " ")
+		if nr, err := strconv.Atoi(word); err == nil && (nr == unix.SYS_READ || nr == unix.SYS_PPOLL) { // shells do either
 			return
 		}
 		if time.Now().After(deadline) {

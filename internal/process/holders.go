@@ -365,5 +365,5 @@ func ofUnwinder(r *live.Record, at uint64) bool {
 
 func (p *proc) behindCall(addr uint64) bool {
 	var code [8]byte
-	return p.readMem(code[:], addr-uint64(len(code))) == nil && live.MayEndWithCall(code[:])
+	return p.readMem(code[:], addr-uint64(len(code))) == nil && live.MayEndWithCall(machine, code[:])
 }

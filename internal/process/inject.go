@@ -1,4 +1,4 @@
-//go:build linux && amd64
+//go:build linux && (amd64 || arm64)
 
 package process
 
@@ -15,6 +15,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"livepatch/internal/refusal"
 	"livepatch/internal/resolve"
 )
 
@@ -31,6 +32,7 @@ type injection struct {
 	deadline time.Time
 	opt      *Options
 
+	running   bool // code of the patch, not a system call
 	returning bool // it stands at the entry of the system call that ends all
 }
 
@@ -72,6 +74,9 @@ func (p *proc) withThread(deadline time.Time, opt *Options, run func(*injection)
 		case errors.Is(err, errExec):
 			p.release()
 			return fmt.Errorf("process %d: %w", p.pid, err)
+		case refusal.Of(err) != nil:
+			p.release()
+			return err
 		case errors.Is(err, errRestart):
 			waiting = append(waiting, tid)
 		case errors.As(err, new(*foreignError)):
@@ -195,11 +200,17 @@ func (p *proc) suitable(t *thread) error {
 	if err := t.getRegs(); err != nil {
 		return err
 	}
-	if t.regs.inRestartBlock() {
+	if t.inRestartBlock() {
 		return errRestart
 	}
 	if t.regs.foreignMode() {
 		return fmt.Errorf("it runs 32-bit code")
+	}
+	if t.shadowStack() {
+		return p.shadowed(t.tid)
+	}
+	if why := t.cannotReturn(); why != "" {
+		return errors.New(why)
 	}
 	if s, err := p.threadStatus(t.tid); err == nil && s.seccomp != 0 && p.options&suspendSeccomp == 0 {
 		return fmt.Errorf("it is under seccomp")
@@ -297,9 +308,21 @@ func (p *proc) inject(t *thread, g gadgets, deadline time.Time, opt *Options, ru
 }
 
 // late says that a thread has not come back when the time was over. It goes on
-// alone, and finds its way back.
+// alone, and finds its way back. A system call that it has not made yet is not made
+// any more: what it would change may be in use by then.
 func (in *injection) late() error {
-	return &BusyError{PID: in.p.pid, Thread: in.t.tid, Reason: "does not come back from a call that it makes for the patch"}
+	busy := &BusyError{PID: in.p.pid, Thread: in.t.tid, Reason: "does not come back from a call that it makes for the patch"}
+	if in.running {
+		return busy
+	}
+	if !in.t.stopped && (in.t.interrupt() != nil || in.t.waitStop(time.Now().Add(time.Minute)) != nil) {
+		return busy
+	}
+	r := in.registers(unix.SYS_GETPID) // and then the return
+	if err := in.t.setRegs(&r); err != nil {
+		return errors.Join(busy, err)
+	}
+	return busy
 }
 
 // begin writes the frame and moves the thread to the system call instruction.
@@ -362,6 +385,7 @@ const callStack = 16 << 10
 // to the system call by which it returns; end does the rest. The code finds its
 // way back alone. If the time is over it is left to that.
 func (in *injection) run(code uint64) error {
+	in.running = true
 	r := in.saved.running(in.gadgets, in.frame, code)
 	if err := in.t.setRegs(&r); err != nil {
 		return err
@@ -436,15 +460,15 @@ func (in *injection) end() error {
 	if err != nil {
 		return errors.Join(err, in.abandon())
 	}
+	if in.t.kept { // its registers are read again
+		return in.t.outOfCall(in.deadline)
+	}
 	return nil
 }
 
 // onItsWay makes sure that the call that the thread has come to is the return
 // from the frame.
 func (in *injection) onItsWay() error {
-	if err := in.t.getRegs(); err != nil {
-		return err
-	}
 	nr, err := in.t.callNumber()
 	if err == nil && nr != unix.SYS_RT_SIGRETURN {
 		err = fmt.Errorf("thread %d: made system call %d on its way back", in.t.tid, nr)

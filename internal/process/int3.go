@@ -1,4 +1,4 @@
-//go:build linux && amd64
+//go:build linux && (amd64 || arm64)
 
 package process
 
@@ -179,7 +179,7 @@ func jumpsTo(edits []trampoline.Edit, from, to uint64) bool {
 
 func (c *change) installTraps(list []*liveChange, deadline time.Time) error {
 	for _, s := range list {
-		if len(s.rounds) == 0 {
+		if len(s.sites) == 0 {
 			continue
 		}
 		_, err := retry(deadline, c.opt, func() error { return s.x.p.installTrap(s.sites, deadline) })
@@ -349,7 +349,7 @@ func (c *change) playRounds(list []*liveChange, limit time.Time) error {
 		}
 		c.opt.at(fmt.Sprintf("round %d", i+1))
 		for _, s := range list {
-			if i == rounds-1 {
+			if i == rounds-1 && s.trap != nil {
 				break // whoever takes the handler out stops every thread once more
 			}
 			if err := c.synchronise(s, i == 0, limit); err != nil {
@@ -487,6 +487,9 @@ func (c *change) findForked(list []*liveChange) {
 
 // copied reports whether memory holds a copy of the handler.
 func (s *liveChange) copied(mem io.ReaderAt) bool {
+	if s.trap == nil {
+		return false
+	}
 	list := live.FindTraps(mem, [][2]uint64{{s.trap.Base, s.trap.Base + s.trap.Size}})
 	return len(list) == 1 && list[0].Owner == s.trap.Owner && list[0].Own == s.trap.Own
 }

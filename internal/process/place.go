@@ -2,6 +2,7 @@ package process
 
 import (
 	"cmp"
+	"math/bits"
 	"slices"
 	"strings"
 
@@ -10,6 +11,7 @@ import (
 )
 
 const (
+	addendRoom   = 1 << 16   // that a reference may lead from its symbol
 	lowest       = 1 << 20   // no memory below is used: it catches null pointers
 	heapReserve  = 1 << 30   // above [heap] or the program, for brk to grow into
 	stackReserve = 256 << 20 // below [stack], for it to grow into
@@ -20,8 +22,9 @@ const (
 type window struct{ low, high uint64 } // inclusive
 
 // around narrows the window so that code anywhere in a patch of size bytes
-// reaches addr and back.
-func (w *window) around(addr, size uint64) {
+// reaches addr and back, by a field that reaches so far.
+func (w *window) around(addr, size, reach uint64) {
+	reach -= addendRoom
 	if addr > reach {
 		w.low = max(w.low, addr-reach)
 	}
@@ -38,18 +41,18 @@ func (w *window) around(addr, size uint64) {
 func (l *layout) needs(sites []uint64, imports map[string]uint64) window {
 	w := window{lowest, userTop - l.size()}
 	for _, s := range sites {
-		w.around(s, l.size())
+		w.around(s, l.size(), siteReach)
 	}
 	for _, r := range l.relocs {
 		info, _ := elfpatch.RelocInfo(l.obj.Machine, r.Type)
 		s := &l.obj.Symbols[r.Symbol]
 		switch {
-		case info.Size != 4 || info.Kind == elfpatch.KindTLS || info.Kind == elfpatch.KindSize:
-		case info.PCRel && s.Section == elfpatch.Undefined && r.Symbol != 0:
+		case info.Kind == elfpatch.KindTLS || info.Kind == elfpatch.KindSize:
+		case info.Reach() > addendRoom && s.Section == elfpatch.Undefined && r.Symbol != 0:
 			if v, ok := imports[s.Name]; ok {
-				w.around(v, l.size())
+				w.around(v, l.size(), info.Reach())
 			}
-		case !info.PCRel && s.Section > 0:
+		case !info.PCRel && !info.Insn && info.Size == 4 && s.Section > 0:
 			w.high = min(w.high, abs32Top-l.size())
 		}
 	}
@@ -62,7 +65,7 @@ func (l *layout) needs(sites []uint64, imports map[string]uint64) window {
 // overruns keep faulting where they did.
 func candidates(maps []resolve.Mapping, w window, size, near uint64) []uint64 {
 	var list []uint64
-	low := uint64(lowest)
+	low, top := uint64(lowest), topOf(maps)
 	add := func(start, end uint64) {
 		start, end = max(alignUp(start, pageSize), alignUp(w.low, pageSize)), min(end, w.high+size)&^(pageSize-1)
 		if start >= end || end-start < size {
@@ -80,7 +83,7 @@ func candidates(maps []resolve.Mapping, w window, size, near uint64) []uint64 {
 	}
 	for i := range maps {
 		m := &maps[i]
-		if m.Start >= userTop {
+		if m.Start >= top {
 			break
 		}
 		guard := uint64(pageSize)
@@ -95,12 +98,24 @@ func candidates(maps []resolve.Mapping, w window, size, near uint64) []uint64 {
 			low = m.End + heapReserve
 		}
 	}
-	if low < userTop {
-		add(low, userTop)
+	if low < top {
+		add(low, top)
 	}
 	dist := func(a uint64) uint64 { return max(a, near) - min(a, near) }
 	slices.SortStableFunc(list, func(a, b uint64) int { return cmp.Compare(dist(a), dist(b)) })
 	return list
+}
+
+// topOf returns where the memory of a process ends: the stack lies near it, and
+// kernels of some machines give less than others.
+func topOf(maps []resolve.Mapping) uint64 {
+	top := uint64(lowest)
+	for i := range maps {
+		if end := maps[i].End; end <= userTop {
+			top = max(top, 1<<bits.Len64(end-1))
+		}
+	}
+	return min(top, userTop)
 }
 
 // growsUp reports whether the heap is or may be placed behind a mapping: the

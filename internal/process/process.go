@@ -1,5 +1,5 @@
 // Package process applies patches to running processes and takes them back
-// (Linux on x86-64). Everything that can be computed is computed before a
+// (Linux on x86-64 and arm64). Everything that can be computed is computed before a
 // thread is stopped: images are found, symbols resolved, the payload is laid
 // out and relocated, memory is mapped and filled. While all threads are stopped
 // it checks the expected bytes, looks through every stack, writes a few bytes

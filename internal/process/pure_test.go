@@ -1,3 +1,5 @@
+//go:build !arm64
+
 package process
 
 import (
@@ -25,7 +27,7 @@ func TestCandidates(t *testing.T) {
 	around := func(points ...uint64) window {
 		w := window{lowest, userTop - size}
 		for _, p := range points {
-			w.around(p, size)
+			w.around(p, size, siteReach)
 		}
 		return w
 	}
@@ -131,7 +133,7 @@ func TestLayout(t *testing.T) {
 		t.Error("a call out of reach is linked")
 	}
 	w := l.needs([]uint64{0x400000000}, map[string]uint64{"outside": 0x400000000 + 1<<30})
-	if w.low != 0x400000000+1<<30-reach || w.high != 0x400000000+reach-l.size() {
+	if w.low != 0x400000000+1<<30-(siteReach-addendRoom) || w.high != 0x400000000+(siteReach-addendRoom)-l.size() {
 		t.Errorf("window %#x", w)
 	}
 }

@@ -1,4 +1,4 @@
-//go:build linux && amd64
+//go:build linux && (amd64 || arm64)
 
 package process
 
@@ -396,7 +396,7 @@ func (p *proc) permit() error {
 			continue
 		}
 		if s.shadowStack {
-			list = append(list, refusal.New(refusal.ShadowStack, p.where(), "thread %d runs with a shadow stack, which a system call made for it would break", tid))
+			list = append(list, refusal.Of(p.shadowed(tid))...)
 			break
 		}
 		if s.seccomp == 0 {
@@ -411,6 +411,10 @@ func (p *proc) permit() error {
 		}
 	}
 	return list.Err()
+}
+
+func (p *proc) shadowed(tid int) error {
+	return refusal.New(refusal.ShadowStack, p.where(), "thread %d runs with a shadow stack, which a system call made for it would break", tid)
 }
 
 // otherLoader says that another loader holds a process: it will not for long.

@@ -1,4 +1,4 @@
-//go:build linux && amd64
+//go:build linux && (amd64 || arm64)
 
 package process
 
@@ -8,6 +8,7 @@ import (
 	"cmp"
 	"crypto/sha256"
 	"debug/elf"
+	"encoding/binary"
 	"fmt"
 	"io"
 	"os"
@@ -34,11 +35,14 @@ func compile(t testing.TB, out string, args ...string) string {
 	if strings.HasSuffix(args[len(args)-1], ".cc") {
 		compiler = "g++"
 	}
-	if _, err := exec.LookPath(compiler); err != nil {
+	if _, err := exec.LookPath(compiler); err != nil && os.Getenv("LIVEPATCH_COMPILER") == "" {
 		if os.Getenv("CI") != "" {
 			t.Fatalf("%s is needed: %v", compiler, err)
 		}
 		t.Skipf("%s is needed to build the target: %v", compiler, err)
+	}
+	if port := os.Getenv("LIVEPATCH_COMPILER"); port != "" {
+		return compiledOutside(t, port, out, args)
 	}
 	path := filepath.Join(t.TempDir(), out)
 	for i, a := range args {
@@ -76,7 +80,7 @@ func handMade(t testing.TB, name, target, payload string, functions ...replaced)
 	must(t, err)
 	sum := sha256.Sum256(object)
 	m := manifest.Target{
-		Kind: manifest.KindPIE, Machine: manifest.MachineX86, BuildID: id, Name: filepath.Base(target),
+		Kind: manifest.KindPIE, Machine: manifestMachine, BuildID: id, Name: filepath.Base(target),
 		Payload: manifest.Payload{Member: "payload/0.o", Size: int64(len(object)), SHA256: sum[:]},
 	}
 	if file.Type == elf.ET_EXEC {
@@ -106,7 +110,7 @@ func handMade(t testing.TB, name, target, payload string, functions ...replaced)
 		}
 		sum := sha256.Sum256(body)
 		strategy := cmp.Or(r.strategy, trampoline.Near)
-		plan, err := trampoline.Make(elf.EM_X86_64, trampoline.Site{Addr: old.Value, Expected: body, Room: len(body)}, strategy)
+		plan, err := trampoline.Make(machine, trampoline.Site{Addr: old.Value, Expected: body, Room: len(body)}, strategy)
 		must(t, err)
 		m.Functions = append(m.Functions, manifest.Function{
 			Name: r.old, Object: "before.o", Address: old.Value, Size: old.Size, Strategy: string(strategy),
@@ -177,11 +181,11 @@ func dispatched(t testing.TB, way trampoline.Dispatch, name, target, before, aft
 }
 
 // threadOffset is the place of a variable of the executable from the thread
-// pointer: the block ends there.
+// pointer.
 func threadOffset(f *elfpatch.File, s *elfpatch.Symbol) int64 {
 	for _, seg := range f.Segments {
 		if seg.Type == elf.PT_TLS {
-			return int64(s.Value - alignUp(seg.MemSize, seg.Align))
+			return tlsOffset(&elf.ProgHeader{Memsz: seg.MemSize, Align: seg.Align}, s.Value)
 		}
 	}
 	return 0
@@ -276,16 +280,21 @@ func journalMatches(t *testing.T, p *pack.Package, im Image) {
 		if j.Address != w.Address+im.Bias || j.Length != w.Length || j.Old != w.Expected.String() {
 			t.Errorf("write %d is %+v, the manifest says %+v", i, j, w)
 		}
-		to, ok := trampoline.Target(elf.EM_X86_64, have, j.Address)
+		to, ok := trampoline.Target(machine, have, j.Address)
 		if !ok || to < im.Base || to >= im.Base+im.Size {
 			t.Errorf("write %d leads to %#x, the patch is at %#x", i, to, im.Base)
 		}
 		for _, h := range w.Holes {
-			n := 4
-			if h.Kind == "abs64" {
-				n = 8
+			hole := have[h.Offset:]
+			switch h.Kind {
+			case "abs64":
+				clear(hole[:8])
+			case "branch26": // the rest of the word is the instruction
+				const field = 1<<26 - 1
+				binary.LittleEndian.PutUint32(hole, binary.LittleEndian.Uint32(hole)&^field)
+			default:
+				clear(hole[:4])
 			}
-			clear(have[h.Offset : h.Offset+n])
 		}
 		if !bytes.Equal(have, w.Template) {
 			t.Errorf("write %d outside its holes is %x, the template is %s", i, have, w.Template)

@@ -1,4 +1,4 @@
-//go:build !linux || !amd64
+//go:build !linux || (!amd64 && !arm64)
 
 package process
 
@@ -12,7 +12,7 @@ import (
 
 // On other systems nothing can be done; the tree builds.
 func unsupported() error {
-	return fmt.Errorf("processes cannot be patched on %s/%s yet: the loader runs on linux/amd64", runtime.GOOS, runtime.GOARCH)
+	return fmt.Errorf("processes cannot be patched on %s/%s yet: the loader runs on linux/amd64 and linux/arm64", runtime.GOOS, runtime.GOARCH)
 }
 
 type thread struct{}

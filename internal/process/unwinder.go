@@ -1,4 +1,4 @@
-//go:build linux && amd64
+//go:build linux && (amd64 || arm64)
 
 package process
 
@@ -385,7 +385,15 @@ func (p *proc) outside(t *thread, ranges *live.Ranges) error {
 	if h, ok := ranges.PC(t.regs.pc()); ok {
 		return inside(h)
 	}
-	c := checker{p: p, ranges: ranges, buf: make([]byte, 256<<10)}
+	c := checker{p: p, ranges: ranges, buf: make([]byte, 256<<10), signed: t.signedBits()}
+	var words []byte
+	for _, v := range t.regs.general() { // on arm64 one holds the last return address
+		words = binary.LittleEndian.AppendUint64(words, v)
+	}
+	c.unsign(words)
+	if h, ok := p.returns(words, ranges); ok {
+		return inside(h)
+	}
 	start, end, err := c.stack(t)
 	if err != nil {
 		return err
@@ -395,6 +403,7 @@ func (p *proc) outside(t *thread, ranges *live.Ranges) error {
 		if err := p.readMem(c.buf[:n], at); err != nil {
 			return err
 		}
+		c.unsign(c.buf[:n])
 		if h, ok := p.returns(c.buf[:n], ranges); ok {
 			return inside(h)
 		}
@@ -412,7 +421,7 @@ func (p *proc) returns(b []byte, ranges *live.Ranges) (live.Hit, bool) {
 		}
 		word := binary.LittleEndian.Uint64(b[off:])
 		var code [8]byte
-		if p.readMem(code[:], word-8) != nil || live.MayEndWithCall(code[:]) {
+		if p.readMem(code[:], word-8) != nil || live.MayEndWithCall(machine, code[:]) {
 			return h, true
 		}
 		b = b[off+8:]

@@ -1,3 +1,5 @@
+//go:build !arm64
+
 package process
 
 import (
@@ -13,12 +15,13 @@ const (
 	manifestMachine = manifest.MachineX86
 	machineName     = "x86-64"
 
-	pageSize = 4096
-	reach    = 1<<31 - 1<<16 // of a rel32, with room for addends
-	userTop  = 1<<47 - 4096
-	codeStep = 1 // instructions may begin at any multiple of it
+	pageSize  = 4096
+	siteReach = 1 << 31 // of a rel32
+	userTop   = 1<<47 - 4096
+	codeStep  = 1 // instructions may begin at any multiple of it
 
-	trapPast = 1 // bytes behind its start at which a breakpoint stops a thread
+	unwinds  = true // stacks, where words on them keep a function busy
+	trapPast = 1    // bytes behind its start at which a breakpoint stops a thread
 )
 
 // breakpointCode is the instruction of a breakpoint: int3.

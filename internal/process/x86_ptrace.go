@@ -71,9 +71,24 @@ func (t *thread) vectors() (vectorState, error) {
 	return b[:iov.Len], nil
 }
 
-// callNumber is that of the system call at whose entry a thread has stopped, as
-// getRegs has read it.
-func (t *thread) callNumber() (int64, error) { return int64(t.regs.OrigRax), nil }
+// callNumber is that of the system call at whose entry a thread has stopped.
+func (t *thread) callNumber() (int64, error) {
+	if err := t.getRegs(); err != nil {
+		return 0, err
+	}
+	return int64(t.regs.OrigRax), nil
+}
+
+// inRestartBlock reports whether the thread waits in a call with a restart block.
+func (t *thread) inRestartBlock() bool { return t.regs.inRestartBlock() }
+
+// cannotReturn says why a system call made for the thread would not leave it as it
+// is; empty if it would.
+func (t *thread) cannotReturn() string { return "" }
+
+// shadowStack reports whether returns are compared with a stack that the thread
+// cannot write. permit has seen to that.
+func (t *thread) shadowStack() bool { return false }
 
 // outOfCall brings a thread that stands at the end of a system call to where its
 // registers are what they will be in user mode: it stands there.

@@ -1,3 +1,5 @@
+//go:build !arm64
+
 package process
 
 // In a signal frame of x86-64 (struct sigcontext) the segment registers of 64-bit

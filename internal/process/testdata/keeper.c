@@ -14,7 +14,7 @@ static volatile long counter;
 static volatile long wrong;
 static char other[64 << 10];
 
-__attribute__((noinline)) int answer(int x)
+__attribute__((noipa)) int answer(int x) // a replacement may change other registers
 {
 	__atomic_add_fetch(&counter, 1, __ATOMIC_RELAXED);
 	return x + 1;

@@ -1,6 +1,47 @@
 // look fills the registers, passes the time, and returns 0 if all still hold
-// what they did. It lives in the red zone, too.
+// what they did. On x86-64 it lives in the red zone, too.
 long look(void);
+#ifdef __aarch64__
+__asm__(
+	".text\n.globl look\n.type look,%function\nlook:\n"
+	"stp x29,x30,[sp,#-112]!\nstp x19,x20,[sp,#16]\nstp x21,x22,[sp,#32]\nstp x23,x24,[sp,#48]\n"
+	"stp x25,x26,[sp,#64]\nstp x27,x28,[sp,#80]\nstr d8,[sp,#96]\n"
+	"mov x0,#4096\nmovk x0,#40960,lsl #48\nmov x1,#4353\nmovk x1,#40977,lsl #48\nmov x2,#4610\nmovk x2,#40994,lsl #48\n"
+	"mov x3,#4867\nmovk x3,#41011,lsl #48\nmov x4,#5124\nmovk x4,#41028,lsl #48\nmov x5,#5381\nmovk x5,#41045,lsl #48\n"
+	"mov x6,#5638\nmovk x6,#41062,lsl #48\nmov x7,#5895\nmovk x7,#41079,lsl #48\nmov x8,#6152\nmovk x8,#41096,lsl #48\n"
+	"mov x9,#6409\nmovk x9,#41113,lsl #48\nmov x10,#6666\nmovk x10,#41130,lsl #48\nmov x11,#6923\nmovk x11,#41147,lsl #48\n"
+	"mov x12,#7180\nmovk x12,#41164,lsl #48\nmov x13,#7437\nmovk x13,#41181,lsl #48\nmov x14,#7694\nmovk x14,#41198,lsl #48\n"
+	"mov x15,#7951\nmovk x15,#41215,lsl #48\nmov x19,#8979\nmovk x19,#41283,lsl #48\nmov x20,#9236\nmovk x20,#41300,lsl #48\n"
+	"mov x21,#9493\nmovk x21,#41317,lsl #48\nmov x22,#9750\nmovk x22,#41334,lsl #48\nmov x23,#10007\nmovk x23,#41351,lsl #48\n"
+	"mov x24,#10264\nmovk x24,#41368,lsl #48\nmov x25,#10521\nmovk x25,#41385,lsl #48\nmov x26,#10778\nmovk x26,#41402,lsl #48\n"
+	"mov x27,#11035\nmovk x27,#41419,lsl #48\nmov x28,#11292\nmovk x28,#41436,lsl #48\nmov x29,#11549\nmovk x29,#41453,lsl #48\n"
+	"mov x30,#11806\nmovk x30,#41470,lsl #48\n"
+	"dup v0.2d,x1\nfmov d7,x2\nfmov d8,x3\ndup v15.2d,x4\ndup v31.2d,x5\n"
+	"mov x16,#20000\ncmp x1,x1\n"
+	"1: sub x16,x16,#1\ncbnz x16,1b\nb.ne 9f\n" // the flags, too
+	"mov x17,#4096\nmovk x17,#40960,lsl #48\ncmp x17,x0\nb.ne 9f\nmov x17,#4353\nmovk x17,#40977,lsl #48\ncmp x17,x1\nb.ne 9f\n"
+	"mov x17,#4610\nmovk x17,#40994,lsl #48\ncmp x17,x2\nb.ne 9f\nmov x17,#4867\nmovk x17,#41011,lsl #48\ncmp x17,x3\nb.ne 9f\n"
+	"mov x17,#5124\nmovk x17,#41028,lsl #48\ncmp x17,x4\nb.ne 9f\nmov x17,#5381\nmovk x17,#41045,lsl #48\ncmp x17,x5\nb.ne 9f\n"
+	"mov x17,#5638\nmovk x17,#41062,lsl #48\ncmp x17,x6\nb.ne 9f\nmov x17,#5895\nmovk x17,#41079,lsl #48\ncmp x17,x7\nb.ne 9f\n"
+	"mov x17,#6152\nmovk x17,#41096,lsl #48\ncmp x17,x8\nb.ne 9f\nmov x17,#6409\nmovk x17,#41113,lsl #48\ncmp x17,x9\nb.ne 9f\n"
+	"mov x17,#6666\nmovk x17,#41130,lsl #48\ncmp x17,x10\nb.ne 9f\nmov x17,#6923\nmovk x17,#41147,lsl #48\ncmp x17,x11\nb.ne 9f\n"
+	"mov x17,#7180\nmovk x17,#41164,lsl #48\ncmp x17,x12\nb.ne 9f\nmov x17,#7437\nmovk x17,#41181,lsl #48\ncmp x17,x13\nb.ne 9f\n"
+	"mov x17,#7694\nmovk x17,#41198,lsl #48\ncmp x17,x14\nb.ne 9f\nmov x17,#7951\nmovk x17,#41215,lsl #48\ncmp x17,x15\nb.ne 9f\n"
+	"mov x17,#8979\nmovk x17,#41283,lsl #48\ncmp x17,x19\nb.ne 9f\nmov x17,#9236\nmovk x17,#41300,lsl #48\ncmp x17,x20\nb.ne 9f\n"
+	"mov x17,#9493\nmovk x17,#41317,lsl #48\ncmp x17,x21\nb.ne 9f\nmov x17,#9750\nmovk x17,#41334,lsl #48\ncmp x17,x22\nb.ne 9f\n"
+	"mov x17,#10007\nmovk x17,#41351,lsl #48\ncmp x17,x23\nb.ne 9f\nmov x17,#10264\nmovk x17,#41368,lsl #48\ncmp x17,x24\nb.ne 9f\n"
+	"mov x17,#10521\nmovk x17,#41385,lsl #48\ncmp x17,x25\nb.ne 9f\nmov x17,#10778\nmovk x17,#41402,lsl #48\ncmp x17,x26\nb.ne 9f\n"
+	"mov x17,#11035\nmovk x17,#41419,lsl #48\ncmp x17,x27\nb.ne 9f\nmov x17,#11292\nmovk x17,#41436,lsl #48\ncmp x17,x28\nb.ne 9f\n"
+	"mov x17,#11549\nmovk x17,#41453,lsl #48\ncmp x17,x29\nb.ne 9f\nmov x17,#11806\nmovk x17,#41470,lsl #48\ncmp x17,x30\nb.ne 9f\n"
+	"mov x17,v0.d[0]\ncmp x17,x1\nb.ne 9f\nmov x17,v0.d[1]\ncmp x17,x1\nb.ne 9f\n"
+	"mov x17,v15.d[0]\ncmp x17,x4\nb.ne 9f\nmov x17,v15.d[1]\ncmp x17,x4\nb.ne 9f\n"
+	"mov x17,v31.d[0]\ncmp x17,x5\nb.ne 9f\nmov x17,v31.d[1]\ncmp x17,x5\nb.ne 9f\n"
+	"fmov x17,d7\ncmp x17,x2\nb.ne 9f\nfmov x17,d8\ncmp x17,x3\nb.ne 9f\n"
+	"mov x0,#0\nb 8f\n9: mov x0,#1\n"
+	"8: ldp x19,x20,[sp,#16]\nldp x21,x22,[sp,#32]\nldp x23,x24,[sp,#48]\nldp x25,x26,[sp,#64]\n"
+	"ldp x27,x28,[sp,#80]\nldr d8,[sp,#96]\nldp x29,x30,[sp],#112\nret\n"
+	".size look,.-look\n.previous\n");
+#else
 __asm__(
 	".text\n.globl look\n.type look,@function\nlook:\n"
 	"push %rbx\npush %rbp\npush %r12\npush %r13\npush %r14\npush %r15\n"
@@ -39,3 +80,4 @@ __asm__(
 	"8: fstp %st(0)\n"
 	"pop %r15\npop %r14\npop %r13\npop %r12\npop %rbp\npop %rbx\nret\n"
 	".size look,.-look\n.previous\n");
+#endif

@@ -10,6 +10,13 @@
 
 #include "look.h"
 
+// ROOM is instructions that any redirect may take the place of.
+#ifdef __aarch64__
+#define ROOM __asm__ volatile("nop\n\tnop")
+#else
+#define ROOM __asm__ volatile("nopl 0(%rax)\n\tnopl 0(%rax)")
+#endif
+
 #ifndef VERSION
 #define VERSION 0
 #endif
@@ -25,14 +32,14 @@ static int threads;
 __attribute__((noinline)) int answer(int x)
 {
 	__atomic_add_fetch(&counter, 1, __ATOMIC_RELAXED);
-	__asm__ volatile("nopl 0(%rax)\n\tnopl 0(%rax)"); // room for any redirect
+	ROOM;
 	return x + 1 + 1000 * VERSION;
 }
 
 __attribute__((noinline)) int second(int x)
 {
 	__atomic_add_fetch(&counter, 1, __ATOMIC_RELAXED);
-	__asm__ volatile("nopl 0(%rax)\n\tnopl 0(%rax)"); // room for any redirect
+	ROOM;
 	return x + 2 + 1000 * VERSION;
 }
 

@@ -1,0 +1,17 @@
+//go:build linux && amd64
+
+package process
+
+import "debug/elf"
+
+// patchable leaves the NOPs that dispatch slot needs.
+const patchable = "-fpatchable-function-entry=16,11"
+
+// vdsoCalls says that every process has the code for an injected system call.
+const vdsoCalls = false
+
+// tlsOffset is the place of a variable of the executable's block from the thread
+// pointer: the block ends there.
+func tlsOffset(block *elf.ProgHeader, value uint64) int64 {
+	return int64(value - alignUp(block.Memsz, block.Align))
+}
