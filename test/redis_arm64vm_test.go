@@ -1,0 +1,103 @@
+//go:build linux && amd64
+
+package test
+
+import (
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"testing"
+	"time"
+
+	"livepatch/internal/testkit/vm"
+)
+
+// TestRedisOnArm64 patches Debian's redis for arm64 under load, in a machine with
+// Debian's kernel that lets nobody but ptrace write code, and takes the patch back.
+func TestRedisOnArm64(t *testing.T) {
+	if os.Getenv("LIVEPATCH_SLOW") == "" {
+		t.Skip("set LIVEPATCH_SLOW=1 for it")
+	}
+	k := vm.Fetched(t, "--arch", "arm64", "6.12")
+	files := vm.Script(t, "redis-arm64")
+	dir := t.TempDir()
+	program, pkg := filepath.Join(dir, "livepatch"), filepath.Join(dir, "fix.lpatch")
+	build := exec.Command("go", "build", "-o", program, "livepatch/cmd/livepatch")
+	build.Env = append(os.Environ(), "GOARCH=arm64", "CGO_ENABLED=0")
+	server := filepath.Join(files, "root/usr/bin/redis-check-rdb")
+	for _, cmd := range []*exec.Cmd{build, exec.Command(livepatchProgram(t), "create", "-o", pkg, "--target", server,
+		"--pair", filepath.Join(files, "t_string.before.o")+"="+filepath.Join(files, "t_string.after.o"))} {
+		if out, err := cmd.CombinedOutput(); err != nil {
+			t.Fatalf("%v: %v\n%s", cmd, err, out)
+		}
+	}
+	c := vm.Config{
+		Kernel: k, Counted: true, Timeout: time.Hour, Limit: time.Hour, Append: "proc_mem.force_override=never",
+		Files: []vm.File{
+			{Name: "/livepatch", From: program}, {Name: "/fix.lpatch", From: pkg}, {Name: "/redis-server", From: server},
+			{Name: "/redis-cli", From: filepath.Join(files, "root/usr/bin/redis-cli")},
+			{Name: "/redis-benchmark", From: filepath.Join(files, "root/usr/bin/redis-benchmark")},
+		},
+		Steps: []vm.Step{{Name: "redis", Script: redisScript}},
+	}
+	libs, err := filepath.Glob(filepath.Join(files, "root/*/aarch64-linux-gnu/*.so*"))
+	more, err2 := filepath.Glob(filepath.Join(files, "root/usr/lib/aarch64-linux-gnu/*.so*"))
+	if err != nil || err2 != nil {
+		t.Fatal(err, err2)
+	}
+	for _, lib := range append(libs, more...) {
+		c.Files = append(c.Files, vm.File{Name: "/lib/" + filepath.Base(lib), From: lib})
+	}
+	r, err := vm.Run(t.Context(), c)
+	if err != nil {
+		t.Fatal(err)
+	}
+	s := r.Steps[0]
+	t.Logf("%v of %v:\n%s", s.Elapsed, r.Elapsed, s.Output)
+	if s.Exit != 0 {
+		t.Errorf("exit %d", s.Exit)
+	}
+	var said []string
+	for line := range strings.Lines(s.Output) {
+		if word, ok := strings.CutPrefix(line, "said "); ok {
+			said = append(said, strings.TrimSpace(word))
+		}
+	}
+	if got := strings.Join(said, " "); got != "5 10 5 10 5" {
+		t.Errorf("lengths %q, want 5 10 5 10 5", got)
+	}
+	for _, l := range s.Log {
+		if l.Level <= 3 {
+			t.Errorf("the kernel says: %s", l.Text)
+		}
+	}
+}
+
+// redisScript has clients ask for a length without a pause, and changes the
+// server meanwhile, twice.
+const redisScript = `set -e
+cli="/redis-cli -s /tmp/redis"
+/redis-server --port 0 --unixsocket /tmp/redis --save '' --appendonly no --dir /tmp >/tmp/log &
+server=$!
+until $cli ping 2>/dev/null | grep -q PONG; do sleep 1; done
+$cli set key 12345
+/redis-benchmark -s /tmp/redis -q -n 1000000 -c 8 strlen key >/tmp/load 2>&1 &
+load=$!
+sleep 2
+say() { echo "said $($cli strlen key)"; }
+say
+for i in 1 2; do
+	/livepatch apply --pid $server --timeout 60s --max-pause 10s /fix.lpatch
+	/livepatch status --pid $server
+	say
+	/livepatch revert --pid $server --timeout 60s --max-pause 10s fix
+	say
+done
+kill -0 $load
+kill $load
+! grep -i error /tmp/load
+$cli info stats | grep total_commands
+$cli shutdown nosave || true
+wait $server
+`
