@@ -30,13 +30,8 @@ var (
 		"TestWritesThroughPtrace", "TestClaims", "TestKilledPreparing",
 	}
 	armSlow = []string{
-		"TestBareProgram", "TestSleeper", "TestStatic", "TestFixedAddress", "TestTightLoop", "TestThreadLocal", "TestVectors", "TestFarAndVeneer",
-		"TestAllWait", "TestPoller", "TestStoppedByJobControl", "TestDryRun",
-		"TestDispatch", "TestDispatchIsAtomic", "TestSlotTextStays", "TestSlotForks", "TestVersions", "TestRetarget", "TestRollBack", "TestInUnit",
-		"TestPatchedBeforeMain", "TestNotRunIfNotPatched", "TestInt3Retargets",
-		"TestBreakpointAtSite", "TestWrongBuild", "TestAlreadyTraced", "TestStrictSeccomp", "TestCoroutines", "TestSignalStack", "TestNeverOffTheStack", "TestMaxPause",
-		"TestRegistersSurvive", "TestLoaderDies", "TestLoaderDiesAfterMovingThreads", "TestKilledBetweenWrites", "TestRepairOverwritten", "TestTwoLoaders",
-		"TestExceptions", "TestLoaderDiesTelling", "TestLoaderKilledAtEverySystemCall",
+		"TestSleeper", "TestStatic", "TestFixedAddress", "TestTightLoop", "TestBareProgram", "TestThreadLocal", "TestVectors",
+		"TestWrongBuild", "TestBreakpointAtSite", "TestStrictSeccomp", "TestCoroutines", "TestKilledBetweenWrites", "TestRegistersSurvive", "TestLoaderDies",
 	}
 )
 

@@ -29,7 +29,9 @@ static void tell(int sig, siginfo_t *info, void *arg)
 		wrong += 1000000;
 	if (uc->uc_stack.ss_sp != other || uc->uc_stack.ss_size != sizeof other || uc->uc_stack.ss_flags)
 		wrong += 10000000;
-	int n = snprintf(line, sizeof line, "%d %ld %ld\n", answer(1), counter, wrong);
+	long calls = counter;
+	int a = answer(1);
+	int n = snprintf(line, sizeof line, "%d %ld %ld\n", a, calls, wrong);
 	if (write(1, line, n) != n)
 		_exit(1);
 }
