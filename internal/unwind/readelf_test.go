@@ -11,6 +11,8 @@ import (
 	"slices"
 	"strings"
 	"testing"
+
+	"livepatch/internal/testkit"
 )
 
 // segments is the memory of a file as it would be loaded at address 0.
@@ -54,17 +56,11 @@ var names = map[string]uint64{
 
 // Every row of real libraries is what readelf makes of it.
 func TestRowsAgreeWithReadelf(t *testing.T) {
-	for _, tool := range []string{"readelf", "gcc"} {
-		if _, err := exec.LookPath(tool); err != nil {
-			if os.Getenv("CI") != "" {
-				t.Fatal(err)
-			}
-			t.Skipf("%v", err)
-		}
-	}
+	testkit.Tool(t, "readelf")
+	gcc := testkit.Tool(t, "gcc")
 	for _, lib := range []string{"libc.so.6", "libstdc++.so.6"} {
 		t.Run(lib, func(t *testing.T) {
-			out, err := exec.Command("gcc", "-print-file-name="+lib).Output()
+			out, err := exec.Command(gcc, "-print-file-name="+lib).Output()
 			path := strings.TrimSpace(string(out))
 			if err != nil || !filepath.IsAbs(path) {
 				t.Fatalf("gcc knows no %s: %v", lib, err)
