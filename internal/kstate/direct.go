@@ -1,7 +1,6 @@
 package kstate
 
 import (
-	"errors"
 	"io/fs"
 	"path"
 	"strconv"
@@ -28,24 +27,7 @@ func DirectSwitch(module string) string { return path.Join(moduleDir, module, pa
 // ReadDirect reads the patches of direct calls that are loaded, in the order of
 // their names.
 func ReadDirect(fsys fs.FS) ([]Patch, error) {
-	dirs, err := fs.ReadDir(fsys, baseHolders)
-	if errors.Is(err, fs.ErrNotExist) {
-		return nil, nil
-	}
-	if err != nil {
-		return nil, err
-	}
-	var all []Patch
-	for _, d := range dirs {
-		switch p, err := readDirect(fsys, d.Name()); {
-		case errors.Is(err, fs.ErrNotExist): // it did not load
-		case err != nil:
-			return nil, err
-		default:
-			all = append(all, p)
-		}
-	}
-	return all, nil
+	return readEach(fsys, baseHolders, func(name string) (Patch, error) { return readDirect(fsys, name) })
 }
 
 func readDirect(fsys fs.FS, name string) (Patch, error) {

@@ -57,7 +57,12 @@ func ReadPatch(fsys fs.FS, name string) (*Patch, error) {
 }
 
 func readPatches(fsys fs.FS, dir string) ([]Patch, error) {
-	dirs, err := fs.ReadDir(fsys, dir)
+	return readEach(fsys, dir, func(name string) (Patch, error) { return readPatch(fsys, path.Join(dir, name), name) })
+}
+
+// readEach reads the patch of each name in a directory, which need not be there.
+func readEach(fsys fs.FS, dir string, read func(name string) (Patch, error)) ([]Patch, error) {
+	entries, err := fs.ReadDir(fsys, dir)
 	if errors.Is(err, fs.ErrNotExist) {
 		return nil, nil
 	}
@@ -65,10 +70,9 @@ func readPatches(fsys fs.FS, dir string) ([]Patch, error) {
 		return nil, err
 	}
 	var all []Patch
-	for _, d := range dirs {
-		p, err := readPatch(fsys, path.Join(dir, d.Name()), d.Name())
-		switch {
-		case errors.Is(err, fs.ErrNotExist): // it went away meanwhile
+	for _, e := range entries {
+		switch p, err := read(e.Name()); {
+		case errors.Is(err, fs.ErrNotExist): // it went away meanwhile, or did not load
 		case err != nil:
 			return nil, err
 		default:
