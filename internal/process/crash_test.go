@@ -84,6 +84,7 @@ type crash struct {
 	pages    string // of the unpatched target
 	kept     string // and with sites that stay; empty if none do
 	at       killAt
+	lost     int // mappings of loaders that were killed before they wrote a record
 }
 
 // killAt says when a loader is killed: at the n-th entry to a system call, of
@@ -334,20 +335,26 @@ func (c *crash) expect(name string) {
 	}
 }
 
+// left makes sure that the target lives and that nothing holds its threads.
+func (r *running) left() {
+	r.t.Helper()
+	tids, err := os.ReadDir(fmt.Sprintf("/proc/%d/task", r.pid))
+	if err != nil {
+		r.t.Fatalf("the target has ended: %s", r.ended())
+	}
+	for _, tid := range tids {
+		st, err := readStatus(fmt.Sprintf("/proc/%d/task/%s/status", r.pid, tid.Name()))
+		must(r.t, err)
+		if st.tracer != 0 || strings.ContainsRune("tT", rune(st.state)) {
+			r.t.Fatalf("thread %s is in state %c, traced by %d", tid.Name(), st.state, st.tracer)
+		}
+	}
+}
+
 // afterDeath looks at what a loader has left, and ends it.
 func (c *crash) afterDeath(at killAt, remedy Remedy) {
 	c.t.Helper()
-	tids, err := os.ReadDir(fmt.Sprintf("/proc/%d/task", c.s.pid))
-	if err != nil {
-		c.t.Fatalf("the target has ended: %s", c.s.ended())
-	}
-	for _, tid := range tids {
-		st, err := readStatus(fmt.Sprintf("/proc/%d/task/%s/status", c.s.pid, tid.Name()))
-		must(c.t, err)
-		if st.tracer != 0 || strings.ContainsRune("tT", rune(st.state)) {
-			c.t.Fatalf("thread %s is in state %c, traced by %d", tid.Name(), st.state, st.tracer)
-		}
-	}
+	c.s.left()
 	// Since it was reset: never anything but the version before and after.
 	allowed := bit(c.d.before) | bit(c.d.after)
 	a, b := c.results()
