@@ -105,11 +105,7 @@ func (c *crash) run() {
 		c.reset("")
 		c.kept = text(c.t, c.s.pid)
 	}
-	total, writes := 0, calls[unix.SYS_PWRITE64]
-	for _, n := range calls {
-		total += n
-	}
-	points := c.points(total, writes)
+	points := c.points(calls)
 	for i, at := range points {
 		c.at = at
 		if c.kept != "" && i%2 == 0 { // begin with the text, or with the records
@@ -122,10 +118,10 @@ func (c *crash) run() {
 		}
 		c.afterDeath(at, Remedy(i%3))
 		if c.t.Failed() {
-			c.t.Fatalf("killed at %+v of %d system calls, %d writes", at, total, writes)
+			c.t.Fatalf("killed at %+v", at)
 		}
 	}
-	c.t.Logf("%d system calls, %d writes, %d deaths: %v", total, writes, len(points), c.outcomes)
+	c.t.Logf("%d deaths: %v", len(points), c.outcomes)
 	want := []string{"interrupted", c.d.before, c.d.after}
 	for _, w := range want {
 		if c.outcomes[w] == 0 {
@@ -134,25 +130,37 @@ func (c *crash) run() {
 	}
 }
 
-// points are where the loader is killed: spread over all of its life, and at each
-// write into the target, since a change takes few of all its system calls. Ways
-// other than the plain one differ in the writes, and are seen at some of those
-// if there is not time for all.
-func (c *crash) points(total, writes int) (list []killAt) {
-	slow := os.Getenv("LIVEPATCH_SLOW") != ""
-	stride, each := max(1, total/6), 1
-	if slow {
-		stride = 1
+// points are where the loader is killed, given how many calls of each number it
+// makes. It acts on the target by two of them, ptrace and writes: a death at another
+// one leaves what a death at the next of these leaves. LIVEPATCH_SLOW takes each of
+// these and some of all, LIVEPATCH_SLOW=all each of all. Otherwise it is some of all
+// and each write; and ways other than the plain one, which differ in the writes, are
+// seen at some of those.
+func (c *crash) points(calls map[int64]int) (list []killAt) {
+	total := 0
+	for _, n := range calls {
+		total += n
 	}
-	if slow || c.w.dispatch == trampoline.Direct {
-		for n := 1; n <= total; n += stride {
-			list = append(list, killAt{-1, n})
+	some := func(nr int64, count, stride int) {
+		for n := 1; n <= count; n += max(1, stride) {
+			list = append(list, killAt{nr, n})
 		}
-	} else {
-		list, each = append(list, killAt{-1, 1}), 3
 	}
-	for n := 1; n <= writes; n += each {
-		list = append(list, killAt{unix.SYS_PWRITE64, n})
+	const any = -1
+	writes := calls[unix.SYS_PWRITE64]
+	switch slow := os.Getenv("LIVEPATCH_SLOW"); {
+	case slow == "all":
+		some(any, total, 1)
+	case slow != "":
+		some(any, total, total/30)
+		some(unix.SYS_PTRACE, calls[unix.SYS_PTRACE], 1)
+		some(unix.SYS_PWRITE64, writes, 1)
+	case c.w.dispatch == trampoline.Direct:
+		some(any, total, total/6)
+		some(unix.SYS_PWRITE64, writes, 1)
+	default:
+		some(any, 1, 1)
+		some(unix.SYS_PWRITE64, writes, 3)
 	}
 	return append(list, killAt{unix.SYS_EXIT_GROUP, 1})
 }
