@@ -2,6 +2,7 @@ package main
 
 import (
 	"context"
+	"debug/elf"
 	"errors"
 	"fmt"
 	"os"
@@ -27,6 +28,7 @@ func buildKernelFlags() []cli.Flag {
 	return slices.Concat([]cli.Flag{
 		&cli.StringFlag{Name: "kernel", Usage: "kernel: `RELEASE`, as uname -r prints it, or a series such as 6.12; with --debian"},
 		&cli.BoolFlag{Name: "debian", Usage: "kernel: fetch Debian's packages of the --kernel", DisableDefaultText: true},
+		&cli.StringFlag{Name: "arch", Usage: "kernel: `MACHINE` that it is for, amd64 or arm64 (default: that of the release or image; for a series this one)"},
 		&cli.StringFlag{Name: "suite", Usage: "kernel: `SUITE` of Debian to look in (default: that of the release)"},
 		&cli.StringFlag{Name: "kernel-src", Usage: "kernel: source `DIR`, with --config and --target VMLINUX"},
 		&cli.StringFlag{Name: "modules", Usage: "kernel: `DIR` with its modules"},
@@ -77,6 +79,9 @@ func (o *images) buildKernel(c *cli.Context, p *printer, record *manifest.Build)
 	if b.id, err = b.ahead.identity(b.site.work); err != nil {
 		return in, err
 	}
+	if arch := c.String("arch"); arch != "" && b.id.Machine != machines[arch] {
+		return in, usageErrorf("--arch %s: %s is for %v", arch, filepath.Base(b.site.image), b.id.Machine)
+	}
 	tree, err := readPatches(c.StringSlice("patch"), b.site.patched(), record)
 	if err != nil {
 		return in, b.site.inKernel(err)
@@ -105,6 +110,9 @@ func (o *images) buildKernel(c *cli.Context, p *printer, record *manifest.Build)
 	b.done()
 	return in, err
 }
+
+// machines are those of kernels, by Debian's names.
+var machines = map[string]elf.Machine{"amd64": elf.EM_X86_64, "arm64": elf.EM_AARCH64}
 
 // closing is a function that gives something back.
 type closing func() error

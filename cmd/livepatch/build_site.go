@@ -3,6 +3,7 @@ package main
 import (
 	"context"
 	"crypto/sha256"
+	"debug/elf"
 	"errors"
 	"fmt"
 	"io/fs"
@@ -86,7 +87,9 @@ func (s *kernelSite) inKernel(err error) error {
 
 // findKernel finds the parts of the kernel.
 func findKernel(c *cli.Context, p *printer) (*kernelSite, error) {
-	switch {
+	switch arch := c.String("arch"); {
+	case arch != "" && machines[arch] == elf.EM_NONE:
+		return nil, hintHelp(usageErrorf("--arch %q is neither amd64 nor arm64", arch), c.Command)
 	case c.IsSet("kernel-src") && (c.IsSet("kernel") || c.Bool("debian")):
 		return nil, hintHelp(usageErrorf("--kernel-src and --kernel exclude each other"), c.Command)
 	case c.IsSet("kernel-src"):
@@ -103,7 +106,7 @@ func findKernel(c *cli.Context, p *printer) (*kernelSite, error) {
 }
 
 func debianSite(c *cli.Context, p *printer) (*kernelSite, error) {
-	opt := distro.Options{Suite: c.String("suite"), Progress: func(what string) { p.Progress(what, 0, 0) }}
+	opt := distro.Options{Suite: c.String("suite"), Arch: c.String("arch"), Progress: func(what string) { p.Progress(what, 0, 0) }}
 	k, err := distro.Debian(c.Context, c.String("kernel"), opt)
 	if err != nil {
 		return nil, err

@@ -17,15 +17,25 @@ func TestParseName(t *testing.T) {
 		"7.2.13-cloud-amd64":         {"7.2", "7.2.13-cloud-amd64", "amd64", "cloud", "unstable"},
 		"6.12":                       {"6.12", "", "amd64", "cloud", "bookworm"},
 	} {
-		got, err := parseName(text, "", "amd64")
-		if err != nil || got != want {
-			t.Errorf("%s: got %+v, %v", text, got, err)
+		for _, arch := range []string{"", want.arch} {
+			if arch == "" && text == "6.12" {
+				continue // this machine's
+			}
+			if got, err := parseName(text, "", arch); err != nil || got != want {
+				t.Errorf("%s for %q: got %+v, %v", text, arch, got, err)
+			}
 		}
 	}
 	for _, text := range []string{"", "6", "6.12.117", "../6.1-amd64", "6.1.0-57-cloud-riscv64", "6.1/../../x-amd64", "6.1.0 -amd64"} {
 		if got, err := parseName(text, "", "amd64"); err == nil {
 			t.Errorf("%q is taken as %+v", text, got)
 		}
+	}
+	if got, err := parseName("6.12", "", "arm64"); err != nil || got.kind() != "cloud-arm64" {
+		t.Errorf("6.12 for arm64: got %+v, %v", got, err)
+	}
+	if got, err := parseName("6.1.0-57-amd64", "", "arm64"); err == nil {
+		t.Errorf("a release for amd64 is taken for arm64 as %+v", got)
 	}
 	if _, err := parseName("6.1", "../etc", "amd64"); err == nil {
 		t.Error("a path is taken as a suite")
@@ -158,4 +168,22 @@ func FuzzReadTable(f *testing.F) {
 		n, _ := parseName("6.1", "", "amd64")
 		all.choose(&n)
 	})
+}
+
+func TestToInstall(t *testing.T) {
+	for line, want := range map[string]string{
+		"Inst binutils-common:arm64 (2.40-2 Debian:12.15/oldstable [arm64])":                        "binutils-common:arm64",
+		"Inst libgcc-s1:arm64 (12.2.0-14+deb12u1 Debian:12.15/oldstable [arm64]) []":                "libgcc-s1:arm64",
+		"Inst pahole (1.24-4.1 Debian:12.15/oldstable [amd64])":                                     "",
+		"Inst linux-libc-dev (6.1.1-1 Debian-Security:12/oldstable-security [all])":                 "linux-libc-dev",
+		"Inst gcc-12-base [12.2.0-14] (12.2.0-14+deb12u1 Debian:12.15/oldstable [arm64]) [gcc-12 ]": "gcc-12-base:arm64",
+		"Conf gcc-12:arm64 (12.2.0-14+deb12u1 Debian:12.15/oldstable [arm64])":                      "",
+	} {
+		if got := toInstall(line, "arm64"); got != want {
+			t.Errorf("%s: got %q, want %q", line, got, want)
+		}
+	}
+	if got := toInstall("Inst gcc-12 (12.2.0-14+deb12u1 Debian:12.15/oldstable [amd64])", "amd64"); got != "gcc-12:amd64" {
+		t.Errorf("on its own machine: %q", got)
+	}
 }

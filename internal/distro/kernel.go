@@ -32,6 +32,7 @@ func (k *Kernel) Path(part string) string { return filepath.Join(k.Dir, filepath
 // Options say more than the release.
 type Options struct {
 	Suite    string // of Debian; "" for the one that the release is of
+	Arch     string // "amd64" or "arm64"; "" for that of the release, for a series this machine's
 	Compiler bool   // the compiler that the configuration names, too
 	Debug    bool   // the image with debug information, too
 	Progress func(what string)
@@ -56,7 +57,7 @@ func cacheDir() (string, error) {
 // Debian finds Debian's packages of a kernel release, or of the newest one of a
 // series, and fetches what is not in the cache yet.
 func Debian(ctx context.Context, release string, opt Options) (*Kernel, error) {
-	n, err := parseName(release, opt.Suite, goArch())
+	n, err := parseName(release, opt.Suite, opt.Arch)
 	if err != nil {
 		return nil, err
 	}

@@ -5,6 +5,7 @@
 package distro
 
 import (
+	"cmp"
 	"fmt"
 	"regexp"
 	"strings"
@@ -37,16 +38,19 @@ var suites = []struct {
 
 const newest = "unstable"
 
-// parseName reads a release, or a series, for which the cloud flavour of this
-// machine's kind is taken.
+// parseName reads a release, or a series, for which the cloud flavour is taken:
+// for arch, or for this machine if that is "".
 func parseName(text, suite, arch string) (name, error) {
 	n := name{suite: suite}
 	if seriesForm.MatchString(text) {
-		n.series, n.arch, n.flavour = text, arch, "cloud"
+		n.series, n.arch, n.flavour = text, cmp.Or(arch, goArch()), "cloud"
 	} else if m := releaseForm.FindStringSubmatch(text); m != nil {
 		n.series, n.release, n.flavour, n.arch = m[1], text, m[2], m[3]
 	} else {
 		return n, fmt.Errorf("%q is no release of a Debian kernel, such as 6.12.117+deb12-cloud-amd64, nor a series, such as 6.12", text)
+	}
+	if arch != "" && n.arch != arch {
+		return n, fmt.Errorf("%s is a kernel for %s, not for %s", text, n.arch, arch)
 	}
 	if n.suite == "" {
 		n.suite = n.findSuite()

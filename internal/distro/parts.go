@@ -119,8 +119,22 @@ func (f *fetcher) debug(ctx context.Context) error {
 
 var (
 	configCompiler = regexp.MustCompile(`(?m)^CONFIG_CC_VERSION_TEXT="(?:[a-z0-9_]*-linux-gnu-)?(gcc-\d+) `)
-	installLine    = regexp.MustCompile(`^Inst (\S+)`)
+	installLine    = regexp.MustCompile(`^Inst ([^\s:]+)\S* .*\[(\w+)\]\)`)
 )
+
+// toInstall reads a line of what apt-get would install: the package with its machine. Those
+// of another machine than arch are of no use: pahole, which the tools of a kernel's build
+// depend on, may be one for whatever machine this is.
+func toInstall(line, arch string) string {
+	m := installLine.FindStringSubmatch(line)
+	switch {
+	case m == nil || m[2] != arch && m[2] != "all":
+		return ""
+	case m[2] == "all":
+		return m[1]
+	}
+	return m[1] + ":" + arch
+}
 
 // compiler unpacks the compiler that the configuration names with all that it
 // needs, and writes a small script for each program, which runs it with its own
@@ -140,11 +154,7 @@ func (f *fetcher) compiler(ctx context.Context) error {
 		Argv: []string{"apt-get", "-q", "-s", "-y", "--no-install-recommends", "install", gcc + ":" + f.name.arch, "binutils:" + f.name.arch, f.at(f.choice.kbuild, f.name.arch)},
 		Env:  []string{"APT_CONFIG=" + filepath.Join(f.apt, "apt.conf")}, Dir: f.cache,
 		Output: func(line string) {
-			if m := installLine.FindStringSubmatch(line); m != nil {
-				name := strings.TrimSuffix(m[1], ":all")
-				if name == m[1] && !strings.Contains(name, ":") {
-					name += ":" + f.name.arch
-				}
+			if name := toInstall(line, f.name.arch); name != "" {
 				closure = append(closure, name)
 			}
 		},

@@ -27,10 +27,15 @@ func (k *Kernel) FindCompiler(ctx context.Context) (*Compiler, error) {
 	if k.CC != "" {
 		candidates = []string{k.CC}
 	}
-	found := ""
+	found, other := "", ""
 	for _, c := range candidates {
 		path, err := k.look(c)
 		if err != nil {
+			continue
+		}
+		if machine := k.compilesFor(ctx, path); !strings.HasPrefix(triple, machine+"-") {
+			// The version line of this machine's own compiler is that of the one for another.
+			other = " for " + machine
 			continue
 		}
 		version, err := compilerVersion(ctx, path, k.env())
@@ -42,7 +47,10 @@ func (k *Kernel) FindCompiler(ctx context.Context) (*Compiler, error) {
 		}
 		found = version
 	}
-	if found == "" {
+	switch {
+	case found == "" && k.CC != "" && other != "":
+		return nil, refusal.New(refusal.WrongCompiler, k.Release, "the kernel is for %s, %s compiles%s", triple, k.CC, other)
+	case found == "":
 		return nil, refusal.New(refusal.WrongCompiler, k.Release, "the kernel was built with %s, and there is no %s", wanted, candidates[0])
 	}
 	return nil, refusal.New(refusal.WrongCompiler, k.Release, "the kernel was built with %s, this is %s", wanted, found)
@@ -91,6 +99,18 @@ func (k *Kernel) env() []string {
 		return nil
 	}
 	return []string{"PATH=" + k.Path + string(os.PathListSeparator) + os.Getenv("PATH")}
+}
+
+// compilesFor is the machine that a compiler makes code for, as its name begins;
+// "" if it does not say.
+func (k *Kernel) compilesFor(ctx context.Context, path string) string {
+	p := child.Program{Argv: []string{path, "-dumpmachine"}, Env: k.env()}
+	said, err := p.Run(ctx)
+	if err != nil {
+		return ""
+	}
+	machine, _, _ := strings.Cut(strings.TrimSpace(said), "-")
+	return machine
 }
 
 func compilerVersion(ctx context.Context, path string, env []string) (string, error) {
