@@ -351,3 +351,21 @@ func TestKernelOneByteDiffers(t *testing.T) {
 		}
 	})
 }
+
+// A kernel that checks indirect calls takes no module of ours, on both machines: what
+// it calls would lack the hash of its type.
+func TestKernelKCFI(t *testing.T) {
+	eachKernel(t, func(t *testing.T, r kernelRecipe) {
+		f := newKernelFixture(t, r, map[string]string{"show": change(t, showSource, `"before"`, `"after"`)})
+		in := f.inputs("show")
+		in.Kernel.Image.Symbols = append(in.Kernel.Image.Symbols, kimage.Symbol{Name: "report_cfi_failure", Addr: ^uint64(0), Type: 'T'})
+		in.Kernel.Image.Reindex()
+		for _, flavour := range []string{manifest.FlavourKLP, manifest.FlavourDirect} {
+			in.Kernel.Flavour = flavour
+			_, err := Run(in)
+			if err == nil || !strings.Contains(err.Error(), "the kernel checks indirect calls (kCFI)") {
+				t.Errorf("%s: %v", flavour, err)
+			}
+		}
+	})
+}

@@ -175,16 +175,21 @@ func (k *target) cases(t testing.TB) []*testCase {
 	var out []*testCase
 	for line := range strings.Lines(vm.Script(t, "kernel-objects", "--cached", "--kernel", k.version, "--cases") + "\n") {
 		f := strings.Fields(line)
-		c := &testCase{name: f[0], pairs: f[1]}
-		dir := filepath.Join("cases", c.name)
-		c.observe = read(t, filepath.Join(dir, "observe"))
-		c.expect = sections(read(t, filepath.Join(dir, "expect")))
-		if b, err := os.ReadFile(filepath.Join(dir, "modules")); err == nil {
-			c.modules = strings.Fields(string(b))
-		}
+		c := readCase(t, filepath.Join("cases", f[0]))
+		c.pairs = f[1]
 		out = append(out, c)
 	}
 	return out
+}
+
+// readCase reads a case, but for its pairs.
+func readCase(t testing.TB, dir string) *testCase {
+	t.Helper()
+	c := &testCase{name: filepath.Base(dir), observe: read(t, filepath.Join(dir, "observe")), expect: sections(read(t, filepath.Join(dir, "expect")))}
+	if b, err := os.ReadFile(filepath.Join(dir, "modules")); err == nil {
+		c.modules = strings.Fields(string(b))
+	}
+	return c
 }
 
 func read(t testing.TB, name string) string {
