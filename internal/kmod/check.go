@@ -49,6 +49,9 @@ func (c *specCheck) names() {
 	if reason := moduleNameFault(s.Name); reason != "" {
 		c.refuse(refusal.NameLimit, "", "the name of the module %s", reason)
 	}
+	if s.Name == BaseName && !s.base {
+		c.refuse(refusal.NameLimit, "", "the name is that of the base module of patches of direct calls; name the patch otherwise")
+	}
 	if !strings.Contains(strings.TrimSpace(s.Vermagic), " ") || strings.ContainsRune(s.Vermagic, 0) {
 		c.refuse(refusal.WrongVermagic, "", "%q is no vermagic of a kernel", s.Vermagic)
 	}

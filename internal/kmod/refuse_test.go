@@ -78,6 +78,7 @@ func TestRefuses(t *testing.T) {
 		"vermagic":                 {func(s *Spec) { s.Vermagic = "6.12.0" }, refusal.WrongVermagic, "no vermagic"},
 		"license":                  {func(s *Spec) { s.License = "Proprietary" }, refusal.NotExported, "under GPL only"},
 		"kCFI":                     {func(s *Spec) { s.CFI = true }, refusal.Unsupported, "kCFI"},
+		"name of the base module":  {func(s *Spec) { s.Name = BaseName }, refusal.NameLimit, "that of the base module"},
 		"padding":                  {func(s *Spec) { s.Padding = 65 }, refusal.Unsupported, "65 bytes of padding"},
 		"own information":          {func(s *Spec) { s.Info = []string{"intree=Y"} }, refusal.ModuleFormat, `"intree=Y"`},
 		"zero in information":      {func(s *Spec) { s.Info = []string{"author=a\x00b"} }, refusal.ModuleFormat, "has a zero in it"},
