@@ -41,6 +41,7 @@ func (c *Code) arm64JumpTo(to Place) {
 }
 
 func arm64Gate(function int) (c Code) {
+	c.pushed(0)
 	c.arm64LoadVersion(16)
 	c.word(0x34000050) // cbz w16, .+8
 	c.arm64JumpTo(Place{Kind: Replacement, Function: function})
@@ -48,6 +49,7 @@ func arm64Gate(function int) (c Code) {
 }
 
 func arm64Stub(key uint32) (c Code) {
+	c.pushed(0)
 	c.word(0x52800010 | key&0xffff<<5) // movz w16, #key
 	c.word(0x72a00010 | key>>16<<5)    // movk w16, #key, lsl #16
 	c.arm64JumpTo(Place{Kind: Handler})
@@ -57,7 +59,9 @@ func arm64Stub(key uint32) (c Code) {
 func arm64SharedHandler(bits int) (c Code) {
 	table := Place{Kind: Table}
 	const factor = uint32(hashFactor)
-	c.word(0xa9bf07e0)                                                          //    stp x0, x1, [sp, #-16]!
+	c.pushed(0)
+	c.word(0xa9bf07e0) //    stp x0, x1, [sp, #-16]!
+	c.pushed(16)
 	c.ref(c.word(0x90000011), uint32(elf.R_AARCH64_ADR_PREL_PG_HI21), table, 0) //    adrp x17, table
 	c.ref(c.word(0x91000231), uint32(elf.R_AARCH64_ADD_ABS_LO12_NC), table, 0)  //    add x17, x17, #:lo12:table
 	c.word(0x52800000 | factor&0xffff<<5)                                       //    movz w0, #factor
@@ -72,17 +76,20 @@ func arm64SharedHandler(bits int) (c Code) {
 	c.word(0x17fffffb)                                                          //    b 1b
 	c.word(0x8b818230)                                                          // 2: add x16, x17, x1, asr #32
 	c.word(0xa8c107e0)                                                          //    ldp x0, x1, [sp], #16
-	c.word(0xd61f0200)                                                          //    br x16
+	c.pushed(0)
+	c.word(0xd61f0200) //    br x16
 	return c
 }
 
 func arm64SlotHandler() (c Code) {
+	c.row(Row{Return: 9})
 	c.word(0xd10023d0) // sub x16, x30, #8
 	c.word(0x927df210) // and x16, x16, #-8
 	c.word(0xf85f8210) // ldur x16, [x16, #-8]
 	c.arm64LoadVersion(17)
 	c.word(0xf8717a10) // ldr x16, [x16, x17, lsl #3]
 	c.word(0xaa0903fe) // mov x30, x9
+	c.pushed(0)
 	c.word(0x51000631) // sub w17, w17, #1
 	c.word(0x35000051) // cbnz w17, .+8
 	c.word(0xd61f0200) // br x16

@@ -66,7 +66,7 @@ func (v *mover) arm64(in disasm.Inst, raw []byte, pc uint64) (bool, error) {
 	case relative && word&0x1f000000 == 0x10000000: // adr
 		v.arm64Address(word&31, to)
 	case relative:
-		v.arm64Literal(word, to)
+		v.arm64Literal(word, pc, to)
 	default:
 		v.word(word)
 	}
@@ -111,7 +111,7 @@ var arm64Literals = map[uint32]uint32{
 	0b101: 0x3dc00000, // ldr q
 }
 
-func (v *mover) arm64Literal(word uint32, to uint64) {
+func (v *mover) arm64Literal(word uint32, pc, to uint64) {
 	const prfm, simd = 0b110, 1
 	reg, kind := word&31, word>>30<<1|word>>26&1
 	load := arm64Literals[kind]
@@ -121,6 +121,7 @@ func (v *mover) arm64Literal(word uint32, to uint64) {
 		return
 	}
 	v.word(0xf81f0ff1) // str x17, [sp, #-16]!
+	v.row(Row{As: pc, Pushed: 16})
 	v.arm64Address(arm64X17, to)
 	v.word(load | arm64X17<<5 | reg) // ldr reg, [x17]
 	v.word(0xf84107f1)               // ldr x17, [sp], #16

@@ -5,6 +5,17 @@ package trampoline
 type Code struct {
 	Bytes []byte // zeros in the fields of references (opcode bits kept on arm64)
 	Refs  []Ref  // in the order of their offsets
+	Rows  []Row  // of instructions: how their caller is found, by rising offsets
+}
+
+// A Row says how the caller is found from an instruction on: as from another
+// one, with more bytes on the stack. It is what unwinders need to know of code
+// that stands between a call and the function that was called.
+type Row struct {
+	Off    int
+	As     uint64 // link-time address of an instruction of the patched file; 0: as from the first one of any function
+	Pushed int    // bytes on the stack besides
+	Return uint64 // DWARF number of the register that has the return address instead; 0: where As has it
 }
 
 // A Ref is a field of Code that depends on where things are loaded: a
@@ -44,6 +55,16 @@ func (c *Code) emit(b ...byte) int {
 	c.Bytes = append(c.Bytes, b...)
 	return off
 }
+
+// row describes what is emitted next.
+func (c *Code) row(r Row) {
+	r.Off = len(c.Bytes)
+	c.Rows = append(c.Rows, r)
+}
+
+// pushed describes what is emitted next, of a function that has just been
+// called.
+func (c *Code) pushed(n int) { c.row(Row{Pushed: n}) }
 
 func (c *Code) ref(off int, typ uint32, to Place, addend int64) {
 	c.Refs = append(c.Refs, Ref{off, typ, to, addend})

@@ -195,6 +195,10 @@ func (c Code) join(d Code) Code {
 	for _, r := range d.Refs {
 		c.ref(at+r.Off, r.Type, r.To, r.Addend)
 	}
+	for _, r := range d.Rows {
+		r.Off += at
+		c.Rows = append(c.Rows, r)
+	}
 	return c
 }
 

@@ -61,6 +61,7 @@ func Displace(m elf.Machine, body []byte, addr uint64, n int) (Displaced, error)
 		if in.Nop {
 			continue
 		}
+		v.row(Row{As: pc})
 		ends, err := move(&v, in, raw, pc)
 		if err != nil {
 			return Displaced{}, err
@@ -69,6 +70,7 @@ func Displace(m elf.Machine, body []byte, addr uint64, n int) (Displaced, error)
 			return v.Displaced, nil
 		}
 	}
+	v.row(Row{As: addr + uint64(v.Len)})
 	back(&v)
 	return v.Displaced, nil
 }

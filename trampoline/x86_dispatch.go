@@ -28,6 +28,7 @@ func x86NearJumpTo(opcode byte) ([]byte, Hole) {
 }
 
 func x86Gate(function int) (c Code) {
+	c.pushed(0)
 	at := c.emit(
 		0x80, 0x3d, 0, 0, 0, 0, 0, // cmpb $0, version(%rip)
 	)
@@ -40,11 +41,13 @@ func x86Gate(function int) (c Code) {
 }
 
 func x86SharedHandler(anchor uint64, bits int) (c Code) {
+	c.x86Save(
+		0x50, // push %rax
+		0x51, // push %rcx
+		0x52, // push %rdx
+	)
 	c.emit(
-		0x50,                       //                         push %rax
-		0x51,                       //                         push %rcx
-		0x52,                       //                         push %rdx
-		0x48, 0x8b, 0x4c, 0x24, 24, //   mov 24(%rsp), %rcx
+		0x48, 0x8b, 0x4c, 0x24, 24, // mov 24(%rsp), %rcx
 	)
 	at := c.emit(
 		0x48, 0x8d, 0x05, 0, 0, 0, 0, // lea anchor(%rip), %rax
@@ -74,18 +77,21 @@ func x86SharedHandler(anchor uint64, bits int) (c Code) {
 		0x48, 0x63, 0x44, 0xc2, 4, //  2: movslq 4(%rdx,%rax,8), %rax
 		0x48, 0x01, 0xd0, //              add %rdx, %rax
 		0x48, 0x89, 0x44, 0x24, 24, //    mov %rax, 24(%rsp)
-		0x5a, //                          pop %rdx
-		0x59, //                          pop %rcx
-		0x58, //                          pop %rax
-		0xc3, //                          ret
+	)
+	c.x86Leave(
+		0x5a, // pop %rdx
+		0x59, // pop %rcx
+		0x58, // pop %rax
 	)
 	return c
 }
 
 func x86SlotHandler() (c Code) {
+	c.x86Save(
+		0x50, // push %rax
+		0x51, // push %rcx
+	)
 	c.emit(
-		0x50,                       //                             push %rax
-		0x51,                       //                             push %rcx
 		0x48, 0x8b, 0x4c, 0x24, 16, //       mov 16(%rsp), %rcx
 		0x48, 0x83, 0xe9, X86NearLen, //     sub $5, %rcx
 		0x48, 0x83, 0xe1, 0xf8, //           and $-8, %rcx
@@ -98,9 +104,32 @@ func x86SlotHandler() (c Code) {
 	c.emit(
 		0x48, 0x8b, 0x04, 0xc1, //     mov (%rcx,%rax,8), %rax
 		0x48, 0x89, 0x44, 0x24, 16, // mov %rax, 16(%rsp)
-		0x59, //                       pop %rcx
-		0x58, //                       pop %rax
-		0xc3, //                       ret
+	)
+	c.x86Leave(
+		0x59, // pop %rcx
+		0x58, // pop %rax
 	)
 	return c
+}
+
+// x86Save adds pushes of one byte each, at the beginning of a handler. What the
+// redirect has pushed is no return address of a caller: it is below that.
+func (c *Code) x86Save(pushes ...byte) {
+	for i, b := range pushes {
+		c.pushed(wordLen * (1 + i))
+		c.emit(b)
+	}
+	c.pushed(wordLen * (1 + len(pushes)))
+}
+
+// x86Leave adds pops of one byte each, and a return to what stands where the
+// redirect has pushed an address.
+func (c *Code) x86Leave(pops ...byte) {
+	for i, b := range pops {
+		c.emit(b)
+		c.pushed(wordLen * (len(pops) - i))
+	}
+	c.emit(
+		0xc3, // ret
+	)
 }

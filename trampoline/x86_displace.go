@@ -50,7 +50,7 @@ func (v *mover) x86(in disasm.Inst, raw []byte, pc uint64) (bool, error) {
 		if err := v.comesBack(pc, pc+uint64(in.Len)); err != nil {
 			return false, err
 		}
-		push := v.x86Push()
+		push := v.x86Push(pc)
 		v.x86Jump(to)
 		v.x86Return(push, pc+uint64(in.Len))
 		return true, nil
@@ -86,12 +86,14 @@ func (v *mover) x86Jump(to uint64) {
 	v.ref(off+1, x86PC32, target(to), -4)
 }
 
-// x86Push pushes a word that x86Return adds, and returns the offset of its
-// distance.
-func (v *mover) x86Push() int {
-	return 2 + v.emit(
+// x86Push pushes a word that x86Return adds, for the call at pc, and returns the
+// offset of its distance.
+func (v *mover) x86Push(pc uint64) int {
+	off := v.emit(
 		x86Group5, 0x35, 0, 0, 0, 0, // push word(%rip)
 	)
+	v.row(Row{As: pc, Pushed: wordLen})
+	return off + 2
 }
 
 // x86Return adds the word that is pushed as a return address.
@@ -116,7 +118,7 @@ func (v *mover) x86IndirectCall(in disasm.Inst, raw []byte, pc uint64) error {
 	if err := v.comesBack(pc, pc+uint64(in.Len)); err != nil {
 		return err
 	}
-	push := v.x86Push()
+	push := v.x86Push(pc)
 	off := v.emit(raw...)
 	v.Bytes[off+int(in.X86.ModRMOff)] = modrm&^(7<<3) | jump<<3
 	if to, ok := in.Target(pc); ok {

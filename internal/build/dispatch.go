@@ -104,6 +104,9 @@ func (s *steps) between() error {
 // dispatch is what the linker adds to the payload.
 func (s *steps) dispatch() pobj.Dispatch {
 	d := pobj.Dispatch{Pieces: s.pieces}
+	if s.way == trampoline.Gated {
+		d.Rules = rules(s.target.File)
+	}
 	for _, p := range s.plans {
 		d.Functions = append(d.Functions, pobj.Function{Part: p.part, Symbol: p.repl})
 	}

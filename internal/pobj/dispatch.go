@@ -14,6 +14,7 @@ var pieceAreas = map[trampoline.Area]area{trampoline.Text: text, trampoline.Cons
 func (l *linker) dispatch(d Dispatch) map[trampoline.Place]string {
 	names := map[trampoline.Place]string{}
 	syms := map[trampoline.Place]int{}
+	l.pieces = syms
 	at := make([]uint64, len(d.Pieces))
 	for i, p := range d.Pieces {
 		a := pieceAreas[p.Area]

@@ -10,6 +10,7 @@ import (
 	"livepatch/elfpatch"
 	"livepatch/internal/refusal"
 	"livepatch/manifest"
+	"livepatch/trampoline"
 )
 
 // linker collects the payload.
@@ -23,9 +24,11 @@ type linker struct {
 	symOf    []map[int]int  // per part: payload symbols of its own defined symbols
 	names    []map[int]string
 	imports  []manifest.Import
-	imported map[manifest.Import]int // payload symbol of an import, keyed without Symbol
-	slots    map[slotKey]uint64      // offsets in .livepatch.got
-	stubs    map[stubKey]int         // payload symbols of stubs
+	imported map[manifest.Import]int  // payload symbol of an import, keyed without Symbol
+	slots    map[slotKey]uint64       // offsets in .livepatch.got
+	stubs    map[stubKey]int          // payload symbols of stubs
+	pieces   map[trampoline.Place]int // payload symbols of what stands between redirects and replacements
+	plain    []int                    // payload symbols of code that leaves the stack alone
 	shared   []Shared
 	seen     map[Shared]bool
 	areaSym  [areas]int // section symbols

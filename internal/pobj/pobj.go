@@ -13,6 +13,7 @@ import (
 	"livepatch/elfpatch"
 	"livepatch/elfpatch/match"
 	"livepatch/internal/refusal"
+	"livepatch/internal/unwind"
 	"livepatch/manifest"
 	"livepatch/trampoline"
 )
@@ -49,6 +50,10 @@ type Linked struct {
 type Dispatch struct {
 	Pieces    []trampoline.Piece
 	Functions []Function // by the Function of a place
+
+	// Rules tells how the caller of the target's function at an address is found
+	// from there; nil if the target has no such tables.
+	Rules func(addr uint64) (unwind.Rules, error)
 }
 
 // Function is one replacement: a symbol that its part keeps.
@@ -70,7 +75,8 @@ const MaxAlign = 4096
 const MaxSize = manifest.MaxPayload
 
 // Frames is the section of a payload that tells how its functions are unwound: the
-// entries of all parts, and a zero word that ends them.
+// entries of all parts, those of what stands between, and a zero word that ends
+// them.
 const Frames = ".eh_frame"
 
 // The sections of a payload, in order.
@@ -118,6 +124,9 @@ func Link(m elf.Machine, parts []Part, d Dispatch) (*Linked, error) {
 	}
 	pieces := l.dispatch(d)
 	if f := &l.mem[frames]; f.size > 0 {
+		if err := l.describe(d); err != nil {
+			return nil, err
+		}
 		f.grow(4, 4, make([]byte, 4), l.filler(frames))
 	}
 	obj, err := l.object()

@@ -94,5 +94,6 @@ func (l *linker) stub(name string, s slotRef) int {
 		Name: l.unique(name + "@stub"), Type: elf.STT_FUNC, Bind: elf.STB_LOCAL, Value: off, Size: uint64(len(code)),
 	}, text})
 	l.stubs[k] = sym
+	l.plain = append(l.plain, sym)
 	return sym
 }

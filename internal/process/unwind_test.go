@@ -59,8 +59,10 @@ func TestExceptions(t *testing.T) {
 		flags  []string
 		rounds int
 	}{
-		{"shared", trampoline.Direct, nil, []string{"-fPIE"}, 3},
+		{"direct", trampoline.Direct, nil, []string{"-fPIE"}, 3},
 		{"gated", trampoline.Gated, nil, []string{"-fPIE", "-O1"}, 1},
+		{"one handler", trampoline.Shared, nil, []string{"-fPIE"}, 1},
+		{"slot", trampoline.Slot, nil, []string{"-fPIE", "-fpatchable-function-entry=16,11", "-falign-functions=16"}, 1},
 		{"static", trampoline.Direct, []string{"-static"}, []string{"-fno-pie"}, 1},
 	} {
 		t.Run(tc.name, func(t *testing.T) {

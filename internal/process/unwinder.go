@@ -44,6 +44,9 @@ const (
 	framesSection  = ".eh_frame"
 	registerName   = "__register_frame_info"
 	deregisterName = "__deregister_frame_info"
+	raiseName      = "_Unwind_RaiseException"
+	resumeName     = "_Unwind_Resume"
+	llvmName       = "__unw_add_dynamic_fde" // of LLVM's, whose functions for tables of programs do nothing
 
 	objectSize   = 112 // of what the library keeps about a table: 40 to 56 bytes
 	registration = objectSize + 16
@@ -67,15 +70,49 @@ func (in *installation) findUnwinders() error {
 		}
 		return nil
 	}
-	for i := range in.target.Imports {
-		im := &in.target.Imports[i]
-		own := im.Symbol == "_Unwind_Resume" && im.Kind == manifest.ImportTarget
-		if own && needed && !slices.ContainsFunc(in.unwinders, func(u unwinder) bool { return u.image == in.image }) {
-			return refusal.New(refusal.UnwindNeeded, in.where(), "it has an unwinder of its own, whose %s cannot be found", registerName)
+	if needed {
+		if err := in.allTold(f); err != nil {
+			return err
 		}
 	}
 	in.record.Unwinders = make([]live.Unwinder, len(in.unwinders))
 	return nil
+}
+
+// allTold makes sure that whoever throws an exception in the program or in the
+// patched file, or lets it go on, is among those that are told.
+func (in *installation) allTold(f *finder) error {
+	told := func(im *resolve.Image) bool {
+		return slices.ContainsFunc(in.unwinders, func(u unwinder) bool { return u.image == im })
+	}
+	if throws, err := f.scope.Lookup(raiseName, "", ""); err == nil {
+		for _, im := range in.p.images {
+			if im.Contains(throws-im.Bias, 1, elf.PF_X) && !told(im) {
+				return refusal.New(refusal.UnwindNeeded, in.where(), "exceptions are unwound by %s, which is not libgcc's and cannot be told of a patch", im.Name())
+			}
+		}
+	}
+	resumes := func(im *manifest.Import) bool { return im.Symbol == resumeName && im.Kind == manifest.ImportTarget }
+	for _, im := range []*resolve.Image{in.image, in.p.main()} {
+		own := f.hasCopy(im) || im == in.image && slices.ContainsFunc(in.target.Imports, func(i manifest.Import) bool { return resumes(&i) })
+		if own && !told(im) {
+			return refusal.New(refusal.UnwindNeeded, in.where(), "%s has an unwinder of its own, whose %s cannot be found", im.Name(), registerName)
+		}
+	}
+	return nil
+}
+
+// hasCopy reports whether an image was linked with a copy of libgcc's unwinder.
+// That asks the dynamic linker for the files that are loaded, by a function that
+// only unwinders use (GCC 12 and newer, with glibc 2.35 and newer) or few others,
+// and who has it imports no other.
+func (f *finder) hasCopy(im *resolve.Image) bool {
+	asks, imports := false, false
+	_ = f.scope.Imported(im, func(name string) {
+		asks = asks || name == "_dl_find_object" || name == "dl_iterate_phdr"
+		imports = imports || strings.HasPrefix(name, "_Unwind_")
+	})
+	return asks && !imports
 }
 
 // finder looks for unwinders.
@@ -94,6 +131,9 @@ type symbol struct {
 // all of its symbols.
 func (f *finder) in(im *resolve.Image, deep bool) (u unwinder, ok bool) {
 	u.image = im
+	if _, llvm := f.scope.Defined(im, llvmName); llvm {
+		return u, false
+	}
 	var known, exported bool
 	u.register, known = f.scope.Defined(im, registerName)
 	u.deregister, exported = f.scope.Defined(im, deregisterName)
@@ -102,7 +142,7 @@ func (f *finder) in(im *resolve.Image, deep bool) (u unwinder, ok bool) {
 		symbols = f.p.allSymbols(im)
 		u.register, u.deregister = addressOf(symbols, registerName), addressOf(symbols, deregisterName)
 	}
-	if u.register == 0 || u.deregister == 0 {
+	if u.register == 0 || u.deregister == 0 || addressOf(symbols, llvmName) != 0 {
 		return u, false
 	}
 	if symbols == nil {
@@ -256,10 +296,11 @@ func (in *installation) spare() (spare [parts]uint64) {
 	return spare
 }
 
-// placeCalls writes the code that calls the unwinders, and notes where it is.
+// placeCalls notes where the patch's frames are described, writes the code that
+// calls the unwinders, and notes where that is.
 func (in *installation) placeCalls(exec []byte) error {
 	frames := in.layout.obj.Section(framesSection)
-	if len(in.unwinders) == 0 || frames == nil {
+	if frames == nil {
 		return nil
 	}
 	base := in.record.Base

@@ -4,6 +4,8 @@ package unwind
 // A function that calls nothing has its return address in x30.
 var arm64 = traits{
 	sp:     31,
+	ra:     30,
+	unit:   4,
 	leaf:   true,
 	before: 4,
 	call: func(b []byte) bool {

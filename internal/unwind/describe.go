@@ -11,6 +11,7 @@ type common struct {
 	ra         uint64 // register of the return address
 	encoding   uint8  // of addresses
 	augmented  bool   // descriptions begin with the length of more data
+	keyB       bool   // signatures are of the other key
 	signal     bool   // frames are the kernel's, for handlers
 	program    []byte // the instructions that come first
 }
@@ -133,6 +134,7 @@ func (c *common) augment(letters string, r *reader) error {
 		case 'S':
 			c.signal = true
 		case 'B': // arm64: signed with the other key; the bits are the same
+			c.keyB = true
 		default:
 			return fmt.Errorf("augmentation %.8q is not known", letters)
 		}

@@ -8,6 +8,8 @@ import (
 // traits are what differs by machine.
 type traits struct {
 	sp   uint64 // DWARF number of the stack pointer
+	ra   uint64 // of what stands for the return address
+	unit uint64 // bytes: every instruction begins at a multiple of it
 	leaf bool   // a function that calls nothing may keep its return address in a register, and take no stack
 
 	// before is how many bytes before an address are looked at; call reports

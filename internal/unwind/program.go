@@ -23,8 +23,9 @@ type rule struct {
 // row is what holds at an instruction. cfa is the address that frames are
 // described by: ruleRegister (and an offset) or ruleExpression.
 type row struct {
-	cfa   rule
-	rules [columns]rule
+	cfa    rule
+	rules  [columns]rule
+	signed bool // the return address is (arm64)
 }
 
 // Instructions (DWARF 5, 7.24; extensions of GNU and Arm). Those of two bits
@@ -142,7 +143,9 @@ func (p *program) advance(op uint8) (uint64, bool) {
 func (p *program) ofFrame(op uint8) bool {
 	cfa := &p.row.cfa
 	switch op {
-	case cfaNop, cfaNegateState: // signatures are taken off whether there are some or not
+	case cfaNop:
+	case cfaNegateState: // signatures are taken off whether there are some or not
+		p.row.signed = !p.row.signed
 	case cfaArgsSize:
 		p.r.uleb()
 	case cfaDef:

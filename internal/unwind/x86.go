@@ -4,6 +4,8 @@ package unwind
 // rbp, 7 rsp, 8 to 15 r8 to r15, 16 the return address.
 var x86 = traits{
 	sp:     7,
+	ra:     16,
+	unit:   1,
 	before: 7, // call *disp32(base,index)
 	call: func(b []byte) bool {
 		if b[2] == 0xe8 { // call rel32

@@ -10,6 +10,13 @@
 #include <unistd.h>
 #include <vector>
 
+// A function that callers know nothing of.
+#ifdef __clang__
+#define APART __attribute__((noinline, optnone))
+#else
+#define APART __attribute__((noipa))
+#endif
+
 #ifdef FIXED
 enum { side = 1000 };
 #else
@@ -30,7 +37,7 @@ struct guard {
 	~guard() { destroyed++; }
 };
 
-extern "C" __attribute__((noipa)) int callee(int x)
+extern "C" APART int callee(int x)
 {
 	if (x % 2)
 		throw problem{x};
@@ -38,7 +45,7 @@ extern "C" __attribute__((noipa)) int callee(int x)
 }
 
 #ifdef FIXED
-static __attribute__((noipa)) int added(int x)
+static APART int added(int x)
 {
 	guard g;
 	if (x % 3 == 0)
@@ -48,7 +55,7 @@ static __attribute__((noipa)) int added(int x)
 #endif
 
 // Throws.
-extern "C" __attribute__((noipa)) int decide(int x)
+extern "C" APART int decide(int x)
 {
 	guard g;
 	if (x % 2 == 0)
@@ -57,7 +64,7 @@ extern "C" __attribute__((noipa)) int decide(int x)
 }
 
 // Exceptions go through it.
-extern "C" __attribute__((noipa)) int pass(int x)
+extern "C" APART int pass(int x)
 {
 	guard g;
 #ifdef FIXED
@@ -68,7 +75,7 @@ extern "C" __attribute__((noipa)) int pass(int x)
 }
 
 // Catches.
-extern "C" __attribute__((noipa)) int handle(int x)
+extern "C" APART int handle(int x)
 {
 	try {
 		return callee(x) + side;
@@ -132,7 +139,7 @@ static void work(int seed)
 }
 
 // Stays away for a minute.
-extern "C" __attribute__((noipa)) int stay(int x)
+extern "C" APART int stay(int x)
 {
 	for (int i = 0; i < 600; i++)
 		usleep(x);
