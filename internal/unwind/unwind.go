@@ -5,7 +5,9 @@
 //
 // Nothing is guessed. A walk is complete if every function on the way is
 // described, every return address stands behind a call, the frames follow each
-// other up the stack, and the last one says that it has no caller. Whoever asks
+// other up the stack, and the last one says that it has no caller, or made a call
+// and has the return address 0. What is above the last frame's stack pointer is
+// told by nothing. Whoever asks
 // has to do without an answer otherwise.
 //
 // It is pure: it takes registers and reads memory through an io.ReaderAt whose
@@ -116,6 +118,9 @@ func (u *Unwinder) Walk(r *Registers, low, high uint64) ([]Frame, error) {
 			return list, nil
 		case f.Top < sp || f.Top == sp && !(interrupted && m.leaf):
 			err = fmt.Errorf("its caller's stack pointer %#x is not above its own", f.Top)
+		case next.PC == 0 && !interrupted && !f.Signal: // no call stands before address 0
+			list[len(list)-1].Top = 0
+			return list, nil
 		}
 		if err != nil {
 			return list, fmt.Errorf("frame %d at %#x: %w", len(list)-1, f.PC, err)

@@ -158,6 +158,22 @@ func TestEndless(t *testing.T) {
 	}
 }
 
+// A function that has called another and returns to 0 was called by nobody. One
+// that was interrupted may be described wrongly, and what a signal has interrupted
+// may have called 0.
+func TestReturnsToZero(t *testing.T) {
+	m, u, r := callers(t)
+	m.word(0x3908, 0)
+	list, err := u.Walk(r, stackAt, stackTo)
+	if err != nil || !slices.Equal(pcs(list), []uint64{0x1010, 0x1105}) || list[1].Top != 0 {
+		t.Errorf("%+v, %v", list, err)
+	}
+	m.word(0x3810, 0)
+	if list, err := u.Walk(r, stackAt, stackTo); err == nil {
+		t.Errorf("interrupted: %+v", list)
+	}
+}
+
 // A handler of a signal: what it returns to need not follow a call, and the
 // registers are in the kernel's frame.
 func TestSignalFrame(t *testing.T) {
@@ -186,6 +202,11 @@ func TestSignalFrame(t *testing.T) {
 	}
 	if !list[1].Signal || !list[2].Interrupted || !list[2].Resting || list[2].SP != 0x3800 {
 		t.Errorf("%+v", list)
+	}
+	m.word(0x3130, 0) // it had called 0
+	list, err = u.Walk(NewRegisters(0x1200, 0, 0, 0, 0, 0, 0, 0, 0x3100), stackAt, stackTo)
+	if err == nil || !slices.Equal(pcs(list), []uint64{0x1200, 0x1300, 0}) {
+		t.Errorf("%+v, %v", list, err)
 	}
 }
 
