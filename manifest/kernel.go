@@ -12,6 +12,10 @@ type Kernel struct {
 	Payload  Payload     `json:"payload"`        // "payload/0.ko"
 	Base     *KernelBase `json:"base,omitempty"` // FlavourDirect: the module that has to be loaded before
 
+	// Dispatch is the way from a call to its replacement, for FlavourDirect:
+	// DispatchShared, or nothing for a direct call of each function's own.
+	Dispatch string `json:"dispatch,omitempty"`
+
 	// Consistency says what is promised while the patch comes and goes:
 	// ConsistencyCalls, or nothing for FlavourKLP, where the livepatch core
 	// switches task by task.

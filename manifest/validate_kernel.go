@@ -54,10 +54,16 @@ func (c *checker) flavour(at string, k *Kernel) {
 		if k.Base != nil {
 			c.add(at+".base", "is for flavour %q", FlavourDirect)
 		}
+		if k.Dispatch != "" {
+			c.add(at+".dispatch", "is for flavour %q", FlavourDirect)
+		}
 		if k.Consistency != "" {
 			c.add(at+".consistency", "is for flavour %q", FlavourDirect)
 		}
 		return
+	}
+	if k.Dispatch != "" {
+		c.word(at+".dispatch", k.Dispatch, []string{DispatchShared})
 	}
 	c.word(at+".consistency", k.Consistency, []string{ConsistencyCalls})
 	if k.Base == nil {

@@ -14,7 +14,6 @@ import (
 	"livepatch/internal/report"
 	"livepatch/internal/sign"
 	"livepatch/manifest"
-	"livepatch/trampoline"
 )
 
 func buildCommand() *cli.Command {
@@ -75,8 +74,8 @@ func buildAction(c *cli.Context) error {
 		return hintHelp(err, c.Command)
 	}
 	if kernel {
-		if way != trampoline.Direct {
-			return hintHelp(errKernelDispatch, c.Command)
+		if err := kernelDispatch(c, way); err != nil {
+			return err
 		}
 		compile = opened.buildKernel
 	}

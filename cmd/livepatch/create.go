@@ -18,7 +18,6 @@ import (
 	"livepatch/internal/kimage"
 	"livepatch/internal/pack"
 	"livepatch/manifest"
-	"livepatch/trampoline"
 )
 
 func createCommand() *cli.Command {
@@ -133,8 +132,10 @@ func create(c *cli.Context, order *inputOrder) error {
 	if err != nil {
 		return err
 	}
-	if in.Kernel != nil && way != trampoline.Direct {
-		return hintHelp(errKernelDispatch, c.Command)
+	if in.Kernel != nil {
+		if err := kernelDispatch(c, way); err != nil {
+			return err
+		}
 	}
 	in.Name, in.Version, in.Dispatch = packageName(c), version, way
 	in.Allow = allow

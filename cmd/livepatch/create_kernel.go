@@ -288,7 +288,7 @@ func moduleSigner(c *cli.Context, hash string) (func([]byte) ([]byte, error), er
 }
 
 func printCreatedKernel(p *printer, k *manifest.Kernel) {
-	p.Printf("%s  %s, module %s%s\n", p.Paint(bold, "kernel "+k.Release), k.Machine, k.Module, flavourText(k.Flavour))
+	p.Printf("%s  %s, module %s%s\n", p.Paint(bold, "kernel "+k.Release), k.Machine, k.Module, flavourText(k))
 	for _, o := range k.Objects {
 		for _, f := range o.Functions {
 			p.Printf("  replace  %-28s %s  %d -> %d bytes (%s)\n", positioned(f.Name, f.Position), o.Name, f.Size, f.NewSize, f.Proof)
@@ -306,8 +306,11 @@ func printCreatedKernel(p *printer, k *manifest.Kernel) {
 }
 
 // flavourText says how a module patches, where it is not the usual way.
-func flavourText(flavour string) string {
-	if flavour == manifest.FlavourDirect {
+func flavourText(k *manifest.Kernel) string {
+	switch {
+	case k.Dispatch == manifest.DispatchShared:
+		return ", one handler"
+	case k.Flavour == manifest.FlavourDirect:
 		return ", direct calls"
 	}
 	return ""

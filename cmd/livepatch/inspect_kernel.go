@@ -27,6 +27,9 @@ func inspectKernel(p *printer, in inspection, pkg *pack.Package) error {
 	p.Printf("  payload   %s, %d bytes, sha256 %s\n", k.Payload.Member, k.Payload.Size, k.Payload.SHA256)
 	if b := k.Base; b != nil {
 		p.Printf("  base      %s, %s, %d bytes, sha256 %s\n", b.Module, b.Payload.Member, b.Payload.Size, b.Payload.SHA256)
+		if k.Dispatch == manifest.DispatchShared {
+			p.Printf("  dispatch  one handler for all functions, and a table\n")
+		}
 		p.Printf("  switch    new calls run the new code, of all functions at once; calls that run finish in the old\n")
 	}
 	if len(k.Objtool) > 0 {

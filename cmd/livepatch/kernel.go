@@ -243,6 +243,9 @@ func statusOfKernel(c *cli.Context, p *printer) error {
 			if s.State == "enabled" && o.Patched != nil && !*o.Patched {
 				state = "waits for module"
 			}
+			if s.State == "enabled" && s.Dispatch != "" {
+				state += ", " + s.Dispatch
+			}
 			fmt.Fprintf(w, "%s\t%s\t%s\t%s\n", s.Name, state, o.Name, strings.Join(o.Names(), " "))
 		}
 	}

@@ -53,6 +53,9 @@ func makePackage(c *cli.Context, p *printer, in build.Inputs, key sign.PrivateKe
 		p.Note("%v", err)
 		return statusError(exitNothing)
 	}
+	if errors.Is(err, build.ErrSharedFlavour) {
+		return hinted(err, "add --flavour direct")
+	}
 	page := report.Input{Name: in.Name, Record: in.Record, Result: result}
 	if err != nil {
 		return reportRefused(c, p, page, sources, err)

@@ -303,8 +303,8 @@ func checkInputs(in Inputs) error {
 	case in.Dispatch == "" || in.Dispatch == trampoline.Direct:
 	case !slices.Contains(trampoline.Dispatches, in.Dispatch):
 		return fmt.Errorf("dispatch %q is not known", in.Dispatch)
-	case in.Kernel != nil:
-		return fmt.Errorf("dispatch %s is for processes; a kernel redirects by itself", in.Dispatch)
+	case in.Kernel != nil && in.Dispatch != trampoline.Shared:
+		return fmt.Errorf("dispatch %s is for processes", in.Dispatch)
 	}
 	if len(in.Targets) == 0 {
 		return errors.New("no target")

@@ -15,6 +15,7 @@ import (
 	"livepatch/internal/pack"
 	"livepatch/internal/refusal"
 	"livepatch/manifest"
+	"livepatch/trampoline"
 )
 
 // Kernel is what the patch of a kernel needs besides its pairs.
@@ -199,8 +200,14 @@ func newKernelSteps(in Inputs) (*kernelSteps, error) {
 	default:
 		return nil, fmt.Errorf("flavour %q is not known", in.Kernel.Flavour)
 	}
+	if in.Dispatch == trampoline.Shared && !k.direct {
+		return nil, ErrSharedFlavour
+	}
 	return k, nil
 }
+
+// ErrSharedFlavour is the error for a dispatch that goes with another flavour.
+var ErrSharedFlavour = errors.New("dispatch shared goes with flavour direct; the livepatch core has a way of its own")
 
 // enablePatch is what a kernel with a livepatch core exports.
 const enablePatch = "klp_enable_patch"

@@ -9,6 +9,7 @@ import (
 	"livepatch/internal/refusal"
 	"livepatch/internal/safety"
 	"livepatch/manifest"
+	"livepatch/trampoline"
 )
 
 // anchors are exported functions that every kernel has. Symbols that are not
@@ -19,7 +20,7 @@ var anchors = []string{"_printk", "kfree", "schedule"}
 // makes the base module for it.
 func (k *kernelSteps) makeDirect() error {
 	img := k.kernel.Image
-	k.spec.Direct = &kmod.Direct{BuildID: img.BuildID}
+	k.spec.Direct = &kmod.Direct{BuildID: img.BuildID, Shared: k.in.Dispatch == trampoline.Shared}
 	d := k.spec.Direct
 	for _, name := range anchors {
 		x, exported := k.exports[name]
@@ -97,6 +98,9 @@ func (k *kernelSteps) describeBase(out *manifest.Kernel) map[string][]byte {
 	members := map[string][]byte{manifest.KernelMember: k.module}
 	if k.direct {
 		out.Flavour, out.Consistency = manifest.FlavourDirect, manifest.ConsistencyCalls
+		if k.spec.Direct.Shared {
+			out.Dispatch = manifest.DispatchShared
+		}
 		out.Base = &manifest.KernelBase{Module: manifest.BaseModule, Payload: payloadOf(manifest.BaseMember, k.base)}
 		members[manifest.BaseMember] = k.base
 	}

@@ -9,23 +9,25 @@ import (
 	"github.com/google/go-cmp/cmp"
 
 	"livepatch/elfpatch"
+	"livepatch/internal/check"
 	"livepatch/internal/compose"
 	"livepatch/internal/kmod"
 	"livepatch/internal/modcheck"
 	"livepatch/internal/pack"
 	"livepatch/internal/refusal"
 	"livepatch/manifest"
+	"livepatch/trampoline"
 )
 
 // directPackage makes a package of direct calls for two functions of the
 // fixture's kernel.
-func directPackage(t *testing.T, r kernelRecipe) (kernelFixture, *pack.Package) {
+func directPackage(t *testing.T, r kernelRecipe, way trampoline.Dispatch) (kernelFixture, *pack.Package) {
 	t.Helper()
 	f := newKernelFixture(t, r, map[string]string{
 		"show": change(t, showSource, `"before"`, `"after"`), "twin": change(t, twinSource, `"twin"`, `"new"`),
 	})
 	in := f.inputs("show", "twin")
-	in.Kernel.Flavour = manifest.FlavourDirect
+	in.Kernel.Flavour, in.Dispatch = manifest.FlavourDirect, way
 	res, err := Create(in)
 	if err != nil {
 		t.Fatal(err)
@@ -41,36 +43,61 @@ func set(f kernelFixture) modcheck.Set {
 // the module in one way at a time: the audit has to say so.
 func TestCreateDirect(t *testing.T) {
 	for _, r := range kernelRecipes {
-		t.Run(r.name, func(t *testing.T) {
-			f, pkg := directPackage(t, r)
-			k := pkg.Manifest.Kernel
-			if k.Flavour != manifest.FlavourDirect || k.Consistency != manifest.ConsistencyCalls || k.Base == nil || k.Base.Module != manifest.BaseModule {
-				t.Errorf("manifest %+v", k)
-			}
-			if err := modcheck.Package(pkg, set(f)).Refusals().Err(); err != nil {
-				t.Errorf("the package is refused: %v", err)
-			}
-			info, err := modcheck.Describe(pkg.Members[manifest.KernelMember])
-			if err != nil || info.Flavour != modcheck.FlavourDirect || len(info.Objects) != 1 || len(info.Objects[0].Functions) != len(k.Objects[0].Functions) {
-				t.Errorf("module %+v, error %v", info, err)
-			}
-			for name, m := range directMutants {
-				module := mutate(t, pkg.Members[manifest.KernelMember], m.edit)
-				list := modcheck.Check(module, set(f)).Refusals()
-				if !hasCode(list, m.code) {
-					t.Errorf("%s: not refused as %s: %v", name, m.code, list)
-				}
-			}
-		})
+		t.Run(r.name, func(t *testing.T) { createDirect(t, r, trampoline.Direct, directMutants) })
+		t.Run(r.name+"/shared", func(t *testing.T) { createDirect(t, r, trampoline.Shared, sharedMutants) })
 	}
+}
+
+func createDirect(t *testing.T, r kernelRecipe, way trampoline.Dispatch, mutants map[string]mutant) {
+	f, pkg := directPackage(t, r, way)
+	k := pkg.Manifest.Kernel
+	if want := map[trampoline.Dispatch]string{trampoline.Shared: manifest.DispatchShared}[way]; k.Dispatch != want {
+		t.Errorf("dispatch %q", k.Dispatch)
+	}
+	if k.Flavour != manifest.FlavourDirect || k.Consistency != manifest.ConsistencyCalls || k.Base == nil || k.Base.Module != manifest.BaseModule {
+		t.Errorf("manifest %+v", k)
+	}
+	report := modcheck.Package(pkg, set(f))
+	if err := report.Refusals().Err(); err != nil {
+		t.Errorf("the package is refused: %v", err)
+	}
+	for _, x := range report.Results {
+		if strings.Contains(x.Where+x.Text, manifest.BaseModule) && x.Status == check.Later {
+			t.Errorf("not checked though the package has it: %+v", x)
+		}
+	}
+	info, err := modcheck.Describe(pkg.Members[manifest.KernelMember])
+	if err != nil || info.Flavour != modcheck.FlavourDirect || len(info.Objects) != 1 || len(info.Objects[0].Functions) != len(k.Objects[0].Functions) {
+		t.Errorf("module %+v, error %v", info, err)
+	}
+	for name, m := range mutants {
+		module := mutate(t, pkg.Members[manifest.KernelMember], m.edit)
+		list := modcheck.Check(module, set(f)).Refusals()
+		if !hasCode(list, m.code) {
+			t.Errorf("%s: not refused as %s: %v", name, m.code, list)
+		}
+	}
+}
+
+// A mutant is a change of a module, and the code that refuses it.
+type mutant struct {
+	code refusal.Code
+	edit func(t *testing.T, f *elfpatch.File)
+}
+
+// sharedMutants are those of the shared dispatch.
+var sharedMutants = map[string]mutant{
+	"not ascending":  {refusal.KLPStructures, func(t *testing.T, f *elfpatch.File) { movePointer(t, f, "livepatch_funcs", 0, 1<<20) }},
+	"other record":   {refusal.KLPStructures, func(t *testing.T, f *elfpatch.File) { at(t, f, "livepatch_patch", 24)[0] = 64 }},
+	"other site":     {refusal.NoFtraceSite, func(t *testing.T, f *elfpatch.File) { movePointer(t, f, "livepatch_funcs", 32, 1) }},
+	"other name":     {refusal.KLPStructures, func(t *testing.T, f *elfpatch.File) { movePointer(t, f, "livepatch_funcs", 16, 1) }},
+	"other build-id": directMutants["other build-id"],
+	"fewer records":  directMutants["fewer records"],
 }
 
 // directMutants are ways in which a module is wrong though the kernel would
 // load it.
-var directMutants = map[string]struct {
-	code refusal.Code
-	edit func(t *testing.T, f *elfpatch.File)
-}{
+var directMutants = map[string]mutant{
 	"no landing pad": {refusal.LandingPadMissing, func(t *testing.T, f *elfpatch.File) { at(t, f, "direct.show", 0)[0] ^= 0xff }},
 	"other way back": {refusal.LandingPadMissing, func(t *testing.T, f *elfpatch.File) { at(t, f, "direct_leave", 0)[3] ^= 1 }},
 	"gate of another": {refusal.LandingPadMissing, func(t *testing.T, f *elfpatch.File) {
@@ -152,7 +179,7 @@ func hasCode(list refusal.List, code refusal.Code) bool {
 // TestDirectNotMerged: packages of direct calls are compared, not merged, and
 // neither of their modules is taken for one of the livepatch core.
 func TestDirectNotMerged(t *testing.T) {
-	f, pkg := directPackage(t, kernelRecipes[0])
+	f, pkg := directPackage(t, kernelRecipes[0], trampoline.Direct)
 	in := f.inputs("show")
 	in.Kernel.Flavour, in.Name = manifest.FlavourDirect, "less"
 	less, err := Create(in)
@@ -200,6 +227,16 @@ func TestFlavourAuto(t *testing.T) {
 		if got := res.Manifest.Kernel.Flavour; got != want {
 			t.Errorf("flavour %s, want %s", got, want)
 		}
+	}
+}
+
+// TestSharedFlavour refuses the shared dispatch for a patch of the livepatch core.
+func TestSharedFlavour(t *testing.T) {
+	f := newKernelFixture(t, kernelRecipes[1], map[string]string{"show": change(t, showSource, `"before"`, `"after"`)})
+	in := f.inputs("show")
+	in.Dispatch = trampoline.Shared
+	if _, err := Create(in); !errors.Is(err, ErrSharedFlavour) {
+		t.Errorf("error %v", err)
 	}
 }
 

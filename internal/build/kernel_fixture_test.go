@@ -140,6 +140,9 @@ func kernelABI() *kimage.ABI {
 	return &kimage.ABI{Structs: map[string]kimage.Struct{
 		"module":     {Size: 1280, Members: map[string]kimage.Member{"name": {Offset: 24, Size: 56}, "init": {Offset: 312, Size: 8}, "exit": {Offset: 1200, Size: 8}, "gpl_syms": {Offset: 400, Size: 8}}},
 		"ftrace_ops": {Size: 200, Members: words("func", "next", "flags")},
+		// The one has it in the registers of a trap, the other beside them.
+		"ftrace_regs": {Size: 168, Members: map[string]kimage.Member{"regs": {Size: 168}, "pc": {Offset: 104, Size: 8}}},
+		"pt_regs":     {Size: 168, Members: map[string]kimage.Member{"ip": {Offset: 128, Size: 8}}},
 		"kernel_param": {Size: 40, Members: map[string]kimage.Member{
 			"name": {Offset: 0, Size: 8}, "mod": {Offset: 8, Size: 8}, "ops": {Offset: 16, Size: 8}, "perm": {Offset: 24, Size: 2}, "level": {Offset: 26, Size: 1}, "arg": {Offset: 32, Size: 8}}},
 		"kernel_param_ops": {Size: 32, Members: words("flags", "set", "get", "free")},
@@ -156,7 +159,7 @@ func kernelABI() *kimage.ABI {
 func (r kernelRecipe) inputs(img *kimage.Kernel, targets ...Target) Inputs {
 	symvers := map[string]kimage.Export{}
 	for _, name := range []string{"klp_enable_patch", "_printk", "param_get_bool", "param_ops_charp", "register_ftrace_direct", "unregister_ftrace_direct",
-		"modify_ftrace_direct", "ftrace_set_filter_ip", "ftrace_free_filter", "synchronize_rcu", "copy_from_kernel_nofault", "memcmp", "memset", "__module_get"} {
+		"modify_ftrace_direct", "register_ftrace_function", "unregister_ftrace_function", "ftrace_set_filter_ip", "ftrace_free_filter", "synchronize_rcu", "copy_from_kernel_nofault", "memcmp", "memset", "__module_get"} {
 		symvers[name] = kimage.Export{Name: name, Module: "vmlinux", GPL: name != "_printk"}
 	}
 	return Inputs{

@@ -154,7 +154,7 @@ func (d *description) build(b *manifest.Build) {
 
 func (d *description) kernel(k *manifest.Kernel, module []byte) error {
 	for _, s := range []struct{ what, text string }{
-		{"release", k.Release}, {"vermagic", k.Vermagic}, {"build-id", k.BuildID.String()}, {"machine", k.Machine}, {"flavour", k.Flavour},
+		{"release", k.Release}, {"vermagic", k.Vermagic}, {"build-id", k.BuildID.String()}, {"machine", k.Machine}, {"flavour", k.Flavour}, {"dispatch", k.Dispatch},
 		{"module", k.Module}, {"replace", fmt.Sprint(k.Replace)}, {"signed", fmt.Sprint(k.Signed)}, {"objtool", k.Objtool.String()},
 	} {
 		d.add(s.what, "", "", "%s", s.text)

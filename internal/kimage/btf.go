@@ -31,7 +31,7 @@ var abiStructs = []string{
 	"module", "klp_patch", "klp_object", "klp_func", "klp_callbacks", "klp_state",
 	"bug_entry", "alt_instr", "exception_table_entry", "jump_entry", "static_key", "static_call_site", "static_call_key",
 	"static_call_tramp_key", "orc_entry", "paravirt_patch_site", "kernel_symbol", "modversion_info", "tracepoint", "_ddebug",
-	"list_head", "kobject", "mutex", "completion", "kernel_param", "kernel_param_ops", "ftrace_ops", "ftrace_regs", "pt_regs", "kallsym_iter",
+	"list_head", "kobject", "mutex", "completion", "kernel_param", "kernel_param_ops", "ftrace_ops", "ftrace_regs", "__arch_ftrace_regs", "pt_regs", "kallsym_iter",
 }
 
 // Require returns the layout of a structure that must have certain members.

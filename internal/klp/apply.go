@@ -38,6 +38,11 @@ func (l *loader) verify(pkg *pack.Package) (*kstate.Verdict, *kstate.Facts, erro
 	if m, err := kimage.ParseModule(pkg.Members[k.Payload.Member]); err == nil {
 		plan.BuildID = hex.EncodeToString(m.BuildID)
 	}
+	if k.Base != nil {
+		if m, err := kimage.ParseModule(pkg.Members[k.Base.Payload.Member]); err == nil {
+			plan.Base, _ = m.Value("version")
+		}
+	}
 	v := kstate.Judge(plan, pkg.Members[k.Payload.Member], facts)
 	if !v.Foreign {
 		l.opt.progress("looking up symbols")

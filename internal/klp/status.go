@@ -18,9 +18,10 @@ type Report struct {
 
 // Status is one livepatch, or a module of one that is loaded without effect.
 type Status struct {
-	Name       string               `json:"name"`              // of the module and of the livepatch
-	Flavour    string               `json:"flavour,omitempty"` // "direct" for patches of direct calls
-	State      string               `json:"state"`             // "enabled", "enabling", "disabling", "disabled", "no effect", "retired"
+	Name       string               `json:"name"`               // of the module and of the livepatch
+	Flavour    string               `json:"flavour,omitempty"`  // "direct" for patches of direct calls
+	Dispatch   string               `json:"dispatch,omitempty"` // of those, "shared" for one handler
+	State      string               `json:"state"`              // "enabled", "enabling", "disabling", "disabled", "no effect", "retired"
 	Replace    *bool                `json:"replace,omitempty"`
 	StackOrder *int                 `json:"stack_order,omitempty"`
 	Objects    []kstate.PatchObject `json:"objects"`
@@ -91,7 +92,7 @@ func (l *loader) status() (*Report, error) {
 	r := &Report{Release: facts.Release, BuildID: facts.BuildID, Livepatch: facts.Livepatch, Patches: []Status{}}
 	for i := range facts.Patches {
 		p := &facts.Patches[i]
-		s := Status{Name: p.Name, Flavour: p.Flavour, State: p.Condition(), Replace: p.Replace, StackOrder: p.StackOrder, Objects: []kstate.PatchObject{}, Tasks: []kstate.Task{}}
+		s := Status{Name: p.Name, Flavour: p.Flavour, Dispatch: p.Dispatch, State: p.Condition(), Replace: p.Replace, StackOrder: p.StackOrder, Objects: []kstate.PatchObject{}, Tasks: []kstate.Task{}}
 		s.Objects = append(s.Objects, p.Objects...)
 		if p.Transition {
 			if s.Tasks, s.Waiting, err = kstate.Holders(l.Files(), p.Enabled); err != nil {

@@ -1,6 +1,7 @@
 package kmod
 
 import (
+	"debug/elf"
 	"encoding/binary"
 	"slices"
 	"strings"
@@ -75,6 +76,41 @@ var wantedDirect = append(slices.Clone(wantedModule), []wantedMember{
 	{"kernel_param_ops", "set", 8, false},
 	{"kernel_param_ops", "get", 8, false},
 }...)
+
+// ftraceRegs are the structures in which ftrace hands the registers over, with
+// the member where execution goes on: on x86-64 in the registers of a trap
+// (arch/x86/include/asm/ftrace.h, arch/arm64/include/asm/ftrace.h; the longer
+// name is that of 6.13, which Debian's 6.12 has too).
+var ftraceRegs = map[elf.Machine]struct{ names, path []string }{
+	elf.EM_X86_64:  {[]string{"ftrace_regs", "__arch_ftrace_regs"}, []string{"regs", "pt_regs.ip"}},
+	elf.EM_AARCH64: {[]string{"ftrace_regs", "__arch_ftrace_regs"}, []string{"pc"}},
+}
+
+// ops is where the kernel has what the shared dispatch needs; ip is -1 where it
+// is not known.
+func (a layouts) ops(m elf.Machine) opsLayout {
+	s := a.Structs["ftrace_ops"]
+	l := opsLayout{fn: int(s.Members["func"].Offset), flags: int(s.Members["flags"].Offset), size: int(s.Size), ip: -1}
+	want := ftraceRegs[m]
+	for _, name := range want.names {
+		m, ok := a.Structs[name].Members[want.path[0]]
+		if !ok {
+			continue
+		}
+		at := m.Offset
+		for _, path := range want.path[1:] {
+			more, has := a.offset(path)
+			at, ok = at+more, ok && has
+		}
+		if ok && at%8 == 0 && at < maxRegs {
+			l.ip = int(at)
+		}
+	}
+	return l
+}
+
+// maxRegs bounds the registers that ftrace hands over, of 168 bytes on x86-64.
+const maxRegs = 1 << 12
 
 // wanted are the members that the module of a Spec has.
 func (s *Spec) wanted() []wantedMember {

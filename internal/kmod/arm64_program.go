@@ -4,7 +4,7 @@ import "debug/elf"
 
 // The registers of programs on arm64: s0 to s4 are x19 to x23, which functions
 // keep (AAPCS64). x16 and x17 are free.
-var arm64Regs = [...]uint32{s0: 19, s1: 20, s2: 21, s3: 22, s4: 23, a0: 0, a1: 1, a2: 2, a3: 3, ret: 0}
+var arm64Regs = [...]uint32{s0: 19, s1: 20, s2: 21, s3: 22, s4: 23, a0: 0, a1: 1, a2: 2, a3: 3, ret: 0, t0: 4, t1: 5, t2: 6, t3: 7}
 
 // arm64Frame is how far a function lowers the stack pointer: the frame record,
 // five registers and the room.
@@ -21,7 +21,10 @@ func arm64Words(w ...uint32) []byte {
 	return b
 }
 
-func arm64Enter() encoded {
+func arm64Enter(bare bool) encoded {
+	if bare {
+		return encoded{bytes: arm64Words(0xd503245f)} // bti c
+	}
 	return encoded{bytes: arm64Words(
 		0xd503245f, // bti c
 		0xa9ba7bfd, // stp x29, x30, [sp, #-96]!
@@ -87,6 +90,12 @@ func arm64Encode(_ *emitter, o op) encoded {
 		return words(0x91000000 | n<<10 | a<<5 | a) // add a, a, #n
 	case opSum:
 		return words(0x8b000000 | b<<16 | a<<5 | a) // add a, a, b
+	case opLess:
+		return words(0xcb000000 | b<<16 | a<<5 | a) // sub a, a, b
+	case opUp:
+		return words(0xd3400000 | (64-n)&63<<16 | (63-n)<<10 | a<<5 | a) // lsl a, a, #n
+	case opDown:
+		return words(0xd340fc00 | n<<16 | a<<5 | a) // lsr a, a, #n
 	case opCall:
 		return encoded{bytes: arm64Words(0x94000000), rels: []wish{{0, uint32(elf.R_AARCH64_CALL26), o.to, 0}}} // bl to
 	case opLock:
@@ -110,6 +119,8 @@ func arm64Encode(_ *emitter, o op) encoded {
 		return branch(0xeb00001f|b<<16|a<<5, 0x54000000) // cmp a, b; b.eq to
 	case opIfOther:
 		return branch(0xeb00001f|b<<16|a<<5, 0x54000001) // cmp a, b; b.ne to
+	case opIfBelow:
+		return branch(0xeb00001f|b<<16|a<<5, 0x54000003) // cmp a, b; b.lo to
 	case opIfZero:
 		return branch(0xb4000000 | a) // cbz a, to
 	case opIfNot:
@@ -118,6 +129,8 @@ func arm64Encode(_ *emitter, o op) encoded {
 		return branch(0x35000000 | a) // cbnz wa, to
 	case opReturn:
 		return arm64Leave()
+	case opReturnBare:
+		return words(0xd65f03c0) // ret
 	}
 	return encoded{} // a label
 }

@@ -14,6 +14,7 @@ import (
 // calls.
 type directExports struct {
 	register, modify, unregister string // of ftrace's direct calls
+	claim, unclaim               string // of an ftrace_ops
 	filter, free                 string // which place an ftrace_ops is for
 	wait                         string // until no task is in code that it came to before
 	read, compare, clear         string // memory
@@ -36,6 +37,7 @@ func directNames(has func(name string) bool) (directExports, error) {
 		// Where the kernel does not preempt itself both wait for the same
 		// (include/linux/rcupdate.h, without CONFIG_TASKS_RCU).
 		{&x.wait, []string{"synchronize_rcu_tasks", "synchronize_rcu"}},
+		{&x.claim, []string{"register_ftrace_function"}}, {&x.unclaim, []string{"unregister_ftrace_function"}},
 		{&x.filter, []string{x.filter}}, {&x.free, []string{x.free}}, {&x.read, []string{x.read}},
 		{&x.compare, []string{x.compare}}, {&x.clear, []string{x.clear}}, {&x.hold, []string{x.hold}}, {&x.print, []string{x.print}},
 	} {
@@ -54,7 +56,7 @@ func directNames(has func(name string) bool) (directExports, error) {
 
 // names lists the exports.
 func (x directExports) names() []string {
-	return []string{x.register, x.modify, x.unregister, x.filter, x.free, x.wait, x.read, x.compare, x.clear, x.hold, x.print}
+	return []string{x.register, x.modify, x.unregister, x.claim, x.unclaim, x.filter, x.free, x.wait, x.read, x.compare, x.clear, x.hold, x.print}
 }
 
 // BaseExports lists the exports that the base module needs of a kernel. The
@@ -77,7 +79,7 @@ func (s *Spec) BaseExports(has func(name string) bool) ([]string, error) {
 // withBase adds what the base module exports to the bindings of a patch.
 func withBase(b map[string]Binding) map[string]Binding {
 	b = maps.Clone(b)
-	for _, name := range []string{directEnable, directSet} {
+	for _, name := range []string{directEnable, directSet, sharedEnable, sharedSet} {
 		b[name] = Binding{Kind: Export, Object: BaseName, Name: name, CRC: interfaceVersion, HasCRC: true, GPL: true}
 	}
 	return b
@@ -140,15 +142,7 @@ func EmitBase(s Spec) ([]byte, error) {
 	if err := append(c.out, s.layouts().check(s.Name, s.wanted())...).Err(); err != nil {
 		return nil, err
 	}
-	names := e.names()
-	data := e.region(".data.livepatch", elf.SHF_WRITE, 8)
-	module := e.declareModule()
-	e.labels = map[string]uint32{
-		baseMessage: names.bytes(baseMessage, []byte(message)),
-		baseOwners:  data.put(baseOwners, []*record{{data: make([]byte, 8)}}),
-		baseLock:    data.put(baseLock, []*record{{data: make([]byte, 8)}}),
-	}
-	e.addBaseCode([]*program{detachProgram(x), enableProgram(x), setProgram(int(s.ABI.Structs["kernel_param"].Members["arg"].Offset))})
+	module := e.describeBase(x)
 	e.ops.describeCode(e)
 	if header != nil {
 		e.out.AddSection(elfpatch.Section{Name: formatMark, Type: elf.SHT_PROGBITS, Flags: elf.SHF_ALLOC, Align: 4, Data: slices.Clone(header.Data)})
@@ -157,8 +151,40 @@ func EmitBase(s Spec) ([]byte, error) {
 	return e.finish()
 }
 
+// describeBase adds the data and the code of the base module. It returns the
+// symbol of struct module.
+func (e *emitter) describeBase(x directExports) uint32 {
+	abi := e.s.layouts()
+	names := e.names()
+	data := e.region(".data.livepatch", elf.SHF_WRITE, 8)
+	module := e.declareModule()
+	zeros := func(name string, n int) uint32 { return data.put(name, []*record{{data: make([]byte, n)}}) }
+	e.labels = map[string]uint32{
+		baseMessage:   names.bytes(baseMessage, []byte(message)),
+		baseFunctions: names.bytes(baseFunctions, []byte(theFunctions)),
+		baseOwners:    zeros(baseOwners, 8),
+		baseLock:      zeros(baseLock, 8),
+		sharedHeads:   zeros(sharedHeads, patchOps),
+		sharedFlags:   data.put(sharedFlags, []*record{{data: le.AppendUint64(nil, sharedOpsFlags)}}),
+	}
+	arg := int(abi.Structs["kernel_param"].Members["arg"].Offset)
+	code := []*program{detachProgram(x), enableProgram(x), setProgram(directSet, directEnable, baseDetach, arg)}
+	l := abi.ops(e.in.Machine)
+	if l.ip >= 0 {
+		code = append(code, handlerProgram(l), findProgram(), ownedProgram(), releaseProgram(x, l), pruneProgram(x), retireProgram(),
+			enableSharedProgram(x, l), setProgram(sharedSet, sharedEnable, sharedRetire, arg))
+	}
+	e.addBaseCode(code)
+	if l.ip >= 0 {
+		keep := e.region("_kprobe_blacklist", 0, 8) // include/asm-generic/kprobes.h, 6.12
+		keep.put("kprobes_keep_out", []*record{{data: make([]byte, 8), ptrs: []pointer{{0, e.labels[SharedHandler], 0}}}})
+	}
+	return module
+}
+
 // addBaseCode adds programs, which may call those before them, and exports
-// those that are global.
+// those that are global, which are in the order of their names: the kernel
+// searches them so.
 func (e *emitter) addBaseCode(list []*program) {
 	var strings []byte
 	var values, namesAt []elfpatch.Rela

@@ -16,17 +16,31 @@ package kmod
 // The names of the base module and of what it exports.
 const (
 	BaseName     = "livepatch_direct"
-	directEnable = "livepatch_direct_enable"
-	directSet    = "livepatch_direct_set"
+	directEnable = "livepatch_direct_enable" + interfaceSuffix
+	directSet    = "livepatch_direct_set" + interfaceSuffix
+	sharedEnable = "livepatch_shared_enable" + interfaceSuffix
+	sharedSet    = "livepatch_shared_set" + interfaceSuffix
+)
+
+// Interface is the version of the records that patches and the base module
+// exchange. It ends the names of what the base module exports, so that a kernel
+// which does not compare versions of symbols does not let them meet either, and
+// is the version of the module (/sys/module/livepatch_direct/version).
+const (
+	Interface       = "2"
+	interfaceSuffix = "_" + Interface
 )
 
 // The symbols that the code of the base module refers to in itself.
 const (
-	baseDetach  = "detach"
-	baseLock    = "lock"
-	baseOwners  = "owners"
-	baseMessage = "message"
+	baseDetach    = "detach"
+	baseLock      = "lock"
+	baseOwners    = "owners"
+	baseMessage   = "message"
+	baseFunctions = "functions" // in place of the function where the kernel does not tell which it is
 )
+
+const theFunctions = "one of its functions\x00"
 
 // message is what the kernel logs about a place that cannot be redirected: the
 // module, the function, the error.
@@ -75,7 +89,7 @@ func enableProgram(x directExports) *program {
 	p.plus(a1, 1)
 	p.store(s0, patchAttached, a1)
 	p.load(a1, s0, patchStride)
-	p.add(op{do: opSum, a: s1, b: a1})
+	p.sum(s1, a1)
 	p.plus(s2, -1)
 	p.jump("next")
 
@@ -276,7 +290,7 @@ func detachProgram(x directExports) *program {
 	p.store8(s0, patchStuck, 1)
 	p.label("done")
 	p.load(a1, s0, patchStride)
-	p.add(op{do: opSum, a: s1, b: a1})
+	p.sum(s1, a1)
 	p.plus(s2, -1)
 	p.jump("next")
 	p.label("end")
@@ -289,9 +303,9 @@ func detachProgram(x directExports) *program {
 // setProgram is int livepatch_direct_set(const char *, const struct
 // kernel_param *), which the kernel calls for what is written to a parameter
 // of a patch: 1 puts the patch on, 0 takes it off. arg is where struct
-// kernel_param has the patch.
-func setProgram(arg int) *program {
-	p := &program{name: directSet, global: true}
+// kernel_param has the patch. livepatch_shared_set is the same with other names.
+func setProgram(name, enable, detach string, arg int) *program {
+	p := &program{name: name, global: true}
 	p.load(s0, a1, arg)
 	p.load8(s1, a0, 0)
 	p.load8(a1, s0, patchHeld)
@@ -305,14 +319,14 @@ func setProgram(arg int) *program {
 	p.store8(s0, patchGate, 0)
 	p.fence()
 	p.move(a0, s0)
-	p.call(baseDetach)
+	p.call(detach)
 	p.unlock(baseLock)
 	p.load8(s1, s0, patchStuck)
 	p.ifNot(s1, "stuck")
 	p.backWith(0)
 	p.label("on")
 	p.move(a0, s0)
-	p.call(directEnable)
+	p.call(enable)
 	p.move(s1, ret)
 	p.load8(s2, s0, patchStuck)
 	p.ifNot(s2, "stuck")

@@ -24,6 +24,12 @@ func directHandSpec(s Spec) Spec {
 	word := func(off uint64) kimage.Member { return kimage.Member{Offset: off, Size: 8} }
 	s.ABI.Structs["module"].Members["gpl_syms"] = word(400)
 	s.ABI.Structs["ftrace_ops"] = kimage.Struct{Size: 200, Members: map[string]kimage.Member{"func": word(0), "flags": word(16)}}
+	s.ABI.Structs["pt_regs"] = kimage.Struct{Size: 168, Members: map[string]kimage.Member{"ip": word(128)}}
+	s.ABI.Structs["ftrace_regs"] = kimage.Struct{Size: 168, Members: map[string]kimage.Member{"regs": {Size: 168}}}
+	if s.Object.Machine == elf.EM_AARCH64 {
+		s.ABI.Structs["ftrace_regs"] = kimage.Struct{}
+		s.ABI.Structs["__arch_ftrace_regs"] = kimage.Struct{Size: 112, Members: map[string]kimage.Member{"regs": {Size: 72}, "pc": word(104)}}
+	}
 	s.ABI.Structs["kernel_param"] = kimage.Struct{Size: 40, Members: map[string]kimage.Member{
 		"name": word(0), "mod": word(8), "ops": word(16), "perm": {Offset: 24, Size: 2}, "level": {Offset: 26, Size: 1}, "arg": word(32)}}
 	s.ABI.Structs["kernel_param_ops"] = kimage.Struct{Size: 32, Members: map[string]kimage.Member{"set": word(8), "get": word(16)}}
@@ -70,7 +76,12 @@ func TestDirectGolden(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		for kind, b := range map[string][]byte{"direct": module, "base": base} {
+		s.Direct.Shared = true
+		shared, err := Emit(s)
+		if err != nil {
+			t.Fatal(err)
+		}
+		for kind, b := range map[string][]byte{"direct": module, "shared": shared, "base": base} {
 			f := checkModule(t, b)
 			got := dump(t, f) + listing(t, f)
 			golden := filepath.Join("testdata", "golden", name+"-"+kind+".txt")
@@ -146,7 +157,7 @@ func TestBranches(t *testing.T) {
 			}
 			return true
 		})
-		if err != nil || len(targets) != 3 || targets[0] != targets[2] || targets[0] != uint64(len(e.ops.enter().bytes)) || !starts[targets[1]] || targets[1] <= targets[0] {
+		if err != nil || len(targets) != 3 || targets[0] != targets[2] || targets[0] != uint64(len(e.ops.enter(false).bytes)) || !starts[targets[1]] || targets[1] <= targets[0] {
 			t.Errorf("%v: branches to %#x, error %v", m, targets, err)
 		}
 	}
@@ -158,11 +169,15 @@ func TestDirectRefuses(t *testing.T) {
 		code refusal.Code
 		edit func(*Spec)
 	}{
-		"long build-id":     {refusal.Unsupported, func(s *Spec) { s.Direct.BuildID = make([]byte, maxBuildID+1) }},
-		"no anchor":         {refusal.NotExported, func(s *Spec) { s.Direct.Anchor = "nothing" }},
-		"state":             {refusal.Unsupported, func(s *Spec) { s.States = []State{{ID: 1}} }},
-		"module":            {refusal.Unsupported, func(s *Spec) { s.Objects[0].Name = "xfs" }},
-		"callback":          {refusal.Unsupported, func(s *Spec) { s.Objects[0].Callbacks = map[CallbackKind]string{PrePatch: "show"} }},
+		"long build-id": {refusal.Unsupported, func(s *Spec) { s.Direct.BuildID = make([]byte, maxBuildID+1) }},
+		"no anchor":     {refusal.NotExported, func(s *Spec) { s.Direct.Anchor = "nothing" }},
+		"state":         {refusal.Unsupported, func(s *Spec) { s.States = []State{{ID: 1}} }},
+		"module":        {refusal.Unsupported, func(s *Spec) { s.Objects[0].Name = "xfs" }},
+		"callback":      {refusal.Unsupported, func(s *Spec) { s.Objects[0].Callbacks = map[CallbackKind]string{PrePatch: "show"} }},
+		"no registers": {refusal.NoDirectCalls, func(s *Spec) {
+			s.Direct.Shared = true
+			delete(s.ABI.Structs, "ftrace_regs")
+		}},
 		"layout":            {refusal.KLPStructures, func(s *Spec) { delete(s.ABI.Structs, "kernel_param_ops") }},
 		"symbol of module":  {refusal.Unsupported, func(s *Spec) { bindAll(s, func(b *Binding) { b.Object = "xfs" }) }},
 		"symbol without":    {refusal.AddressUnknown, func(s *Spec) { bindAll(s, func(b *Binding) { b.Address = 0 }) }},

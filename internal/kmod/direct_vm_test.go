@@ -3,6 +3,7 @@ package kmod
 import (
 	"bytes"
 	"debug/elf"
+	"fmt"
 	"regexp"
 	"testing"
 	"time"
@@ -133,10 +134,25 @@ func loadDirect(t *testing.T, k *target) {
 		}
 		files = append(files, vm.File{Name: "/root/" + name + ".ko", Data: b})
 	}
+	shared, d := s, *s.Direct
+	d.Shared = true
+	shared.Name, shared.Direct = "kmod_shared", &d
+	b, err := Emit(shared)
+	if err != nil {
+		t.Fatal(err)
+	}
+	files = append(files, vm.File{Name: "/root/kmod_shared.ko", Data: b})
+	const set = "echo %d >/sys/module/kmod_shared/parameters/enabled; "
 	steps := []struct{ name, script, want string }{
 		{"another kernel", "insmod livepatch_direct.ko; for m in other lost; do insmod kmod_$m.ko 2>&1 | cut -d: -f3; done; grep -c ^kmod /proc/modules; grep -c . /sys/kernel/tracing/enabled_functions; rmmod livepatch_direct",
 			" invalid module format\n invalid module format\n0\n0\n"},
-		{"load", "insmod livepatch_direct.ko && insmod kmod_test.ko && cat /proc/cmdline", "patched: .*console=tty.*\none 1\nhelper\nhelper again\n"},
+		{"shared", "insmod livepatch_direct.ko && insmod kmod_shared.ko && cat /proc/cmdline; cd /sys/module/kmod_shared/parameters && cat enabled functions dispatch; cat /sys/module/livepatch_direct/version",
+			"patched: .*console=tty.*\none 1\nhelper\nhelper again\nY\ncmdline_proc_show,0\nshared\n2\n"},
+		{"claimed", "grep -o '^cmdline_proc_show.* I .*livepatch_shared' /sys/kernel/tracing/enabled_functions | grep -o '^[a-z_]*\\|livepatch_shared'; grep -o 'livepatch_shared.*' /sys/kernel/debug/kprobes/blacklist",
+			"cmdline_proc_show\nlivepatch_shared\n(?:livepatch_shared\n)?livepatch_shared \\[livepatch_direct\\]\n"},
+		{"shared off", fmt.Sprintf(set, 0) + "cat /proc/cmdline; grep -c . /sys/kernel/tracing/enabled_functions", ".*console=tty.*\n0\n"},
+		{"shared on", fmt.Sprintf(set, 1) + "head -1 /proc/cmdline; " + fmt.Sprintf(set, 0) + "head -1 /proc/cmdline", "patched: .*\n[^p].*\n"},
+		{"load", "insmod kmod_test.ko && cat /proc/cmdline", "patched: .*console=tty.*\none 1\nhelper\nhelper again\n"},
 		{"parameters", "cd /sys/module/kmod_test/parameters && cat enabled functions && grep -o 'direct-->direct[^+]*' /sys/kernel/tracing/enabled_functions", "Y\ncmdline_proc_show,0\ndirect-->direct.new_cmdline\n"},
 		{"off", "echo 0 >/sys/module/kmod_test/parameters/enabled && cat /proc/cmdline /sys/module/kmod_test/parameters/enabled; grep -c direct /sys/kernel/tracing/enabled_functions", ".*console=tty.*\nN\n0\n"},
 		{"on", "echo 1 >/sys/module/kmod_test/parameters/enabled && cat /proc/cmdline | head -1", "patched: .*\n"},

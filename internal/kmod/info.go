@@ -54,6 +54,9 @@ func (e *emitter) addModinfo() {
 	if s.Direct == nil && !s.base {
 		entries = append(entries, "livepatch=Y")
 	}
+	if s.base {
+		entries = append(entries, "version="+Interface)
+	}
 	entries = append(entries, s.Info...)
 	for _, ns := range slices.Compact(namespaces) {
 		entries = append(entries, "import_ns="+ns)

@@ -19,7 +19,7 @@ type machine struct {
 	leave      func(e *emitter) code
 
 	// enter, encode and branch encode programs, see assemble.
-	enter  func() encoded
+	enter  func(bare bool) encoded
 	encode func(e *emitter, o op) encoded
 	branch func(b []byte, field, distance int)
 

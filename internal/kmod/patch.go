@@ -158,10 +158,7 @@ func (e *emitter) ordered() []Object {
 // addEntries adds the code that hands the patch over, and struct module, which
 // leads to it. A module of the direct flavour has no exit: it is never unloaded.
 func (e *emitter) addEntries(p patchSymbols) {
-	take := enablePatch
-	if e.s.Direct != nil {
-		take = directEnable
-	}
+	take, _ := e.s.takers()
 	start := e.addFunctions(".init.text", []ownFunc{{initName, elf.STB_GLOBAL, e.ops.start(e, p.patch, take)}})[0]
 	var end uint32
 	if e.s.Direct == nil {

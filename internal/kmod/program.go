@@ -9,15 +9,17 @@ import (
 // A program is code of the module's own in operations that both machines have.
 // It is written once (base_code.go) and encoded for either; the encodings are
 // in x86_program.go and arm64_program.go. Each function has the same frame: it
-// saves the registers s0 to s4 and has room for frameRoom bytes of its own.
+// saves the registers s0 to s4 and has room for frameRoom bytes of its own. One
+// without a frame calls nothing and leaves s0 to s4 alone.
 type program struct {
 	name   string
 	global bool // other modules call it
+	bare   bool // it has no frame
 	ops    []op
 }
 
 // reg is a register of a program. s0 to s4 keep their value across calls; a0
-// to a3 are the arguments of a call, ret is its result. On arm64 ret and a0
+// to a3 are the arguments of a call, ret is its result, t0 to t3 are free. On arm64 ret and a0
 // are one register: the result is used before the next argument is set.
 type reg uint8
 
@@ -32,6 +34,10 @@ const (
 	a2
 	a3
 	ret
+	t0
+	t1
+	t2
+	t3
 )
 
 // frameRoom is the size of the room on the stack that a function has.
@@ -41,28 +47,33 @@ const frameRoom = 32
 type opcode uint8
 
 const (
-	opLabel   opcode = iota // to:
-	opMove                  // a = b
-	opNumber                // a = n
-	opAddress               // a = &to
-	opRoom                  // a = the room on the stack
-	opLoad                  // a = 8 bytes at b+n
-	opLoad8                 // a = the byte at b+n
-	opStore                 // 8 bytes at b+n = a
-	opStore8                // the byte at b+n = m, 0 or 1
-	opAdd                   // a += n
-	opSum                   // a += b
-	opCall                  // ret = to(a0, …)
-	opLock                  // ret = what the word to was, which is 1 now
-	opUnlock                // the word to = 0, all that was written before is seen first
-	opFence                 // all that was written before is seen before what follows
-	opJump                  // goto to
-	opIfSame                // if a == b goto to
-	opIfOther               // if a != b goto to
-	opIfZero                // if a == 0 goto to
-	opIfNot                 // if a != 0 goto to
-	opIfError               // if the int a != 0 goto to
-	opReturn                // return ret
+	opLabel      opcode = iota // to:
+	opMove                     // a = b
+	opNumber                   // a = n
+	opAddress                  // a = &to
+	opRoom                     // a = the room on the stack
+	opLoad                     // a = 8 bytes at b+n
+	opLoad8                    // a = the byte at b+n
+	opStore                    // 8 bytes at b+n = a
+	opStore8                   // the byte at b+n = m, 0 or 1
+	opAdd                      // a += n
+	opSum                      // a += b
+	opLess                     // a -= b
+	opUp                       // a <<= n
+	opDown                     // a >>= n, without a sign
+	opCall                     // ret = to(a0, …)
+	opLock                     // ret = what the word to was, which is 1 now
+	opUnlock                   // the word to = 0, all that was written before is seen first
+	opFence                    // all that was written before is seen before what follows
+	opJump                     // goto to
+	opIfSame                   // if a == b goto to
+	opIfOther                  // if a != b goto to
+	opIfBelow                  // if a < b, without signs, goto to
+	opIfZero                   // if a == 0 goto to
+	opIfNot                    // if a != 0 goto to
+	opIfError                  // if the int a != 0 goto to
+	opReturn                   // return ret
+	opReturnBare               // the same without a frame
 )
 
 type op struct {
@@ -85,6 +96,10 @@ func (p *program) store(b reg, at int, a reg) {
 }
 func (p *program) store8(b reg, at, v int)     { p.add(op{do: opStore8, b: b, n: at, m: v}) }
 func (p *program) plus(a reg, n int)           { p.add(op{do: opAdd, a: a, n: n}) }
+func (p *program) sum(a, b reg)                { p.add(op{do: opSum, a: a, b: b}) }
+func (p *program) less(a, b reg)               { p.add(op{do: opLess, a: a, b: b}) }
+func (p *program) up(a reg, n int)             { p.add(op{do: opUp, a: a, n: n}) }
+func (p *program) down(a reg, n int)           { p.add(op{do: opDown, a: a, n: n}) }
 func (p *program) call(to string)              { p.add(op{do: opCall, to: to}) }
 func (p *program) lock(word string)            { p.add(op{do: opLock, to: word}) }
 func (p *program) unlock(word string)          { p.add(op{do: opUnlock, to: word}) }
@@ -92,11 +107,18 @@ func (p *program) fence()                      { p.add(op{do: opFence}) }
 func (p *program) jump(to string)              { p.add(op{do: opJump, to: to}) }
 func (p *program) ifSame(a, b reg, to string)  { p.add(op{do: opIfSame, a: a, b: b, to: to}) }
 func (p *program) ifOther(a, b reg, to string) { p.add(op{do: opIfOther, a: a, b: b, to: to}) }
+func (p *program) ifBelow(a, b reg, to string) { p.add(op{do: opIfBelow, a: a, b: b, to: to}) }
 func (p *program) ifZero(a reg, to string)     { p.add(op{do: opIfZero, a: a, to: to}) }
 func (p *program) ifNot(a reg, to string)      { p.add(op{do: opIfNot, a: a, to: to}) }
 func (p *program) ifError(a reg, to string)    { p.add(op{do: opIfError, a: a, to: to}) }
-func (p *program) back()                       { p.add(op{do: opReturn}) }
-func (p *program) backWith(n int)              { p.number(ret, n); p.back() }
+func (p *program) back() {
+	if p.bare {
+		p.add(op{do: opReturnBare})
+	} else {
+		p.add(op{do: opReturn})
+	}
+}
+func (p *program) backWith(n int) { p.number(ret, n); p.back() }
 
 // An encoded op is its bytes, and a field in them that depends on where
 // something else is.
@@ -118,7 +140,7 @@ type wish struct {
 // assemble encodes a program for the machine of the module.
 func (e *emitter) assemble(p *program) code {
 	list := make([]encoded, 0, len(p.ops)+1)
-	list = append(list, e.ops.enter())
+	list = append(list, e.ops.enter(p.bare))
 	labels, at := map[string]int{}, len(list[0].bytes)
 	for _, o := range p.ops {
 		if o.do == opLabel {

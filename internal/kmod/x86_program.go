@@ -6,7 +6,7 @@ import (
 
 // The registers of programs on x86-64: s0 to s4 are rbx and r12 to r15, which
 // functions keep (System V ABI); rbp is left alone, for the unwinder.
-var x86Regs = [...]byte{s0: 3, s1: 12, s2: 13, s3: 14, s4: 15, a0: 7, a1: 6, a2: 2, a3: 1, ret: 0}
+var x86Regs = [...]byte{s0: 3, s1: 12, s2: 13, s3: 14, s4: 15, a0: 7, a1: 6, a2: 2, a3: 1, ret: 0, t0: 8, t1: 9, t2: 10, t3: 11}
 
 // x86Frame is how far a function lowers the stack pointer: its room and five
 // registers. With the return address that keeps it a multiple of 16.
@@ -36,7 +36,10 @@ func x86Stack(opcode byte, r reg, disp byte) []byte {
 	return []byte{0x48 | g>>3<<2, opcode, 0x44 | g&7<<3, 0x24, disp}
 }
 
-func x86Enter() encoded {
+func x86Enter(bare bool) encoded {
+	if bare {
+		return encoded{bytes: []byte{0xf3, 0x0f, 0x1e, 0xfa}} // endbr64
+	}
 	b := []byte{
 		0xf3, 0x0f, 0x1e, 0xfa, // endbr64
 		0x48, 0x83, 0xec, x86Frame, // sub $x86Frame, %rsp
@@ -115,6 +118,12 @@ func x86Encode(e *emitter, o op) encoded {
 		return encoded{bytes: le.AppendUint32([]byte{w | r>>3, 0x81, 0xc0 | r&7}, uint32(int32(o.n)))} // add $n, %a
 	case opSum:
 		return encoded{bytes: x86RR(w, 0x01, o.a, o.b)} // add %b, %a
+	case opLess:
+		return encoded{bytes: x86RR(w, 0x29, o.a, o.b)} // sub %b, %a
+	case opUp:
+		return encoded{bytes: []byte{w | r>>3, 0xc1, 0xe0 | r&7, byte(o.n)}} // shl $n, %a
+	case opDown:
+		return encoded{bytes: []byte{w | r>>3, 0xc1, 0xe8 | r&7, byte(o.n)}} // shr $n, %a
 	case opCall:
 		return encoded{bytes: []byte{0xe8, 0, 0, 0, 0}, rels: []wish{{1, uint32(elf.R_X86_64_PLT32), o.to, -4}}, sites: code{calls: []int{0}}} // call to
 	case opLock:
@@ -130,6 +139,8 @@ func x86Encode(e *emitter, o op) encoded {
 		return jump(x86RR(w, 0x39, o.a, o.b), 0x84) // cmp %b, %a; je to
 	case opIfOther:
 		return jump(x86RR(w, 0x39, o.a, o.b), 0x85) // cmp %b, %a; jne to
+	case opIfBelow:
+		return jump(x86RR(w, 0x39, o.a, o.b), 0x82) // cmp %b, %a; jb to
 	case opIfZero:
 		return jump(x86RR(w, 0x85, o.a, o.a), 0x84) // test %a, %a; je to
 	case opIfNot:
@@ -138,6 +149,8 @@ func x86Encode(e *emitter, o op) encoded {
 		return jump(x86RR(0x40, 0x85, o.a, o.a), 0x85) // test %a, %a; jne to
 	case opReturn:
 		return x86Leave(e)
+	case opReturnBare:
+		return x86ReturnCode(e)
 	}
 	return encoded{} // a label; stores are seen in their order
 }

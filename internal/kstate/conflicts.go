@@ -53,6 +53,7 @@ type Plan struct {
 	Name    string // of the patch, for messages
 	Kernel  *manifest.Kernel
 	BuildID string // of the module, hexadecimal; "" if it is not known
+	Base    string // version of the base module that it is handed to; "" if it is not known, or for the livepatch core
 }
 
 // Conflicts lists who is attached to the functions that packages replace. The
@@ -100,8 +101,8 @@ func (c *claim) packages(before []Plan) {
 			if o.Name != c.object || !slices.ContainsFunc(o.Functions, same) {
 				continue
 			}
-			if p.Kernel.Flavour != c.plan.Kernel.Flavour {
-				c.add(KindPackage, Blocks, p.Name, "%s", flavoursText)
+			if way := wayOf(p.Kernel.Flavour, p.Kernel.Dispatch); way != c.way() {
+				c.add(KindPackage, Blocks, p.Name, "%s", waysText(way, c.way()))
 			} else if c.plan.Kernel.Replace {
 				c.add(KindPackage, Harmless, p.Name, "is replaced by %s as a whole", c.plan.Name)
 			} else {
@@ -111,18 +112,28 @@ func (c *claim) packages(before []Plan) {
 	}
 }
 
-// flavoursText is what keeps a livepatch and a direct call from one function:
-// direct calls share it only if they say that they can
-// (__ftrace_hash_update_ipmodify in kernel/trace/ftrace.c, 6.1 and 6.12).
-const flavoursText = "the livepatch core and a direct call cannot share a function: loading the later one fails with EBUSY"
+// waysText says what keeps two ways of redirecting from one function: one claims
+// the instruction pointer (IPMODIFY), and direct calls share it only if they say
+// that they can (__ftrace_hash_update_ipmodify and
+// prepare_direct_functions_for_ipmodify in kernel/trace/ftrace.c, 6.1 and 6.12).
+func waysText(a, b string) string {
+	ways := []string{WayCore, WayDirect, WayShared}
+	if slices.Index(ways, a) > slices.Index(ways, b) {
+		a, b = b, a
+	}
+	return a + " and " + b + " cannot share a function: loading the later one fails with EBUSY"
+}
+
+// way is that of the package.
+func (c *claim) way() string { return wayOf(c.plan.Kernel.Flavour, c.plan.Kernel.Dispatch) }
 
 func (c *claim) livepatches() {
 	for _, p := range c.facts.Patches {
 		if p.Name == c.plan.Kernel.Module || !p.Claims(c.object, c.function.Name, c.function.Position) || p.IsDirect() && !p.Enabled {
 			continue
 		}
-		if p.IsDirect() != c.isDirect() {
-			c.add(KindLivepatch, Blocks, p.Name, "%s", flavoursText)
+		if p.Way() != c.way() {
+			c.add(KindLivepatch, Blocks, p.Name, "%s", waysText(p.Way(), c.way()))
 		} else if c.plan.Kernel.Replace {
 			c.add(KindLivepatch, Harmless, p.Name, "is replaced as a whole")
 		} else {
@@ -131,13 +142,19 @@ func (c *claim) livepatches() {
 	}
 }
 
-func (c *claim) isDirect() bool { return c.plan.Kernel.Flavour == manifest.FlavourDirect }
-
 // ours reports a direct call of a patch of this program, which stands beside it
 // in the list of patches.
 func (c *claim) ours(call string) bool {
 	return slices.ContainsFunc(c.facts.Patches, func(p Patch) bool { return p.IsDirect() && strings.HasSuffix(call, " ["+p.Name+"]") })
 }
+
+// sharedHandler is what ftrace calls for patches of the shared dispatch (docs/module-format.md).
+const sharedHandler = "livepatch_shared [" + manifest.BaseModule + "]"
+
+// listHandler is what ftrace calls where several users watch a function; it is shown
+// in place of them on x86-64 (arch_ftrace_ops_list_func in kernel/trace/ftrace.c, 6.12);
+// on arm64 nothing is.
+const listHandler = "arch_ftrace_ops_list_func"
 
 // klpHandler is the function through which the livepatch core redirects
 // (kernel/livepatch/patch.c, 6.12).
@@ -181,6 +198,10 @@ func (c *claim) redirect(t *Traced) {
 	if !t.Has(flagIPModify) || slices.Contains(t.Owners, klpHandler) {
 		return
 	}
+	if slices.Contains(t.Owners, sharedHandler) || (len(t.Owners) == 0 || slices.Contains(t.Owners, listHandler)) && c.claimed(WayShared) {
+		c.kept()
+		return
+	}
 	for _, p := range c.facts.Patches {
 		if p.Claims(c.object, c.function.Name, c.function.Position) {
 			return
@@ -204,6 +225,36 @@ func (c *claim) redirect(t *Traced) {
 	c.add(KindRedirect, Blocks, who, "redirects the function; %s", text)
 }
 
+// claimed reports whether a patch of a way, on or taken back, replaces the function.
+func (c *claim) claimed(way string) bool {
+	return slices.ContainsFunc(c.facts.Patches, func(p Patch) bool {
+		return p.Way() == way && p.Claims(c.object, c.function.Name, c.function.Position)
+	})
+}
+
+// kept judges a function that the shared handler redirects for a patch that was
+// taken back: its ftrace_ops keeps all of its places while a patch that is on
+// needs one of them. Patches of the same way take such a place over.
+func (c *claim) kept() {
+	if c.way() == WayShared {
+		return
+	}
+	who := ""
+	for _, p := range c.facts.Patches {
+		switch {
+		case p.Way() != WayShared || !p.Claims(c.object, c.function.Name, c.function.Position):
+		case p.Enabled:
+			return // it stands among the livepatches
+		default:
+			who = p.Name
+		}
+	}
+	if who == "" {
+		who = sharedHandler
+	}
+	c.add(KindRedirect, Blocks, who, "was taken back, but keeps its functions while a newer patch needs one of them; loading fails with EBUSY until that is reverted")
+}
+
 // bpfTrampoline begins the names of the code that calls BPF programs
 // (kernel/bpf/trampoline.c, 6.12).
 const bpfTrampoline = "bpf_trampoline_"
@@ -218,7 +269,7 @@ func (c *claim) direct(t *Traced) {
 	}
 	switch {
 	case c.ours(t.Direct):
-	case strings.HasPrefix(who, bpfTrampoline) && c.isDirect():
+	case strings.HasPrefix(who, bpfTrampoline) && c.way() == WayDirect:
 		c.add(KindBPF, Blocks, who, "ftrace calls one directly for a function: loading fails with EBUSY")
 	case !strings.HasPrefix(who, bpfTrampoline):
 		c.add(KindDirect, Blocks, who, "is called directly at the function's entry and cannot share it; loading fails with EBUSY")
@@ -245,7 +296,7 @@ func (c *claim) overridable() bool {
 func (c *claim) tracers(t *Traced) {
 	var who []string
 	for _, o := range t.Owners {
-		if o != klpHandler && o != kprobeHandler && o != directHandler && !t.Has(flagIPModify) {
+		if o != klpHandler && o != kprobeHandler && o != directHandler && o != sharedHandler && !t.Has(flagIPModify) {
 			who = append(who, o)
 		}
 	}

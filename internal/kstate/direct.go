@@ -1,6 +1,7 @@
 package kstate
 
 import (
+	"errors"
 	"io/fs"
 	"path"
 	"strconv"
@@ -15,6 +16,29 @@ const (
 	baseHolders    = moduleDir + "/" + manifest.BaseModule + "/holders"
 	paramEnabled   = "parameters/enabled"
 	paramFunctions = "parameters/functions"
+	paramDispatch  = "parameters/dispatch" // of those of the shared dispatch
+)
+
+// Way is what redirects the patch's functions. A function has one: the kernel lets
+// neither the livepatch core nor direct calls nor the handler of the shared
+// dispatch share it with another.
+func (p *Patch) Way() string { return wayOf(p.Flavour, p.Dispatch) }
+
+func wayOf(flavour, dispatch string) string {
+	switch {
+	case dispatch == manifest.DispatchShared:
+		return WayShared
+	case flavour == manifest.FlavourDirect:
+		return WayDirect
+	}
+	return WayCore
+}
+
+// The ways, in words.
+const (
+	WayCore   = "the livepatch core"
+	WayDirect = "a direct call"
+	WayShared = "the shared handler"
 )
 
 // IsDirect reports a patch that does without the livepatch core.
@@ -37,6 +61,9 @@ func readDirect(fsys fs.FS, name string) (Patch, error) {
 		return p, err
 	}
 	p.Enabled = enabled == "Y"
+	if p.Dispatch, err = line(fsys, path.Join(moduleDir, name, paramDispatch)); err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return p, err
+	}
 	list, err := line(fsys, path.Join(moduleDir, name, paramFunctions))
 	if err != nil {
 		return p, err

@@ -25,6 +25,7 @@ func directTree() fstest.MapFS {
 		"sys/module/on/parameters/functions":       file("f,0 g,2 cut\n"),
 		"sys/module/off/parameters/enabled":        file("N\n"),
 		"sys/module/off/parameters/functions":      file("f,0\n"),
+		"sys/module/off/parameters/dispatch":       file("shared\n"),
 	}
 }
 
@@ -34,7 +35,7 @@ func TestReadDirect(t *testing.T) {
 		t.Fatal(err)
 	}
 	want := []Patch{
-		{Name: "off", Flavour: "direct", Objects: []PatchObject{{Name: "vmlinux", Functions: []PatchFunction{{"f", 1}}}}},
+		{Name: "off", Flavour: "direct", Dispatch: "shared", Objects: []PatchObject{{Name: "vmlinux", Functions: []PatchFunction{{"f", 1}}}}},
 		{Name: "on", Flavour: "direct", Enabled: true, Objects: []PatchObject{{Name: "vmlinux", Functions: []PatchFunction{{"f", 1}, {"g", 2}}}}},
 	}
 	if d := cmp.Diff(want, got); d != "" {
@@ -67,6 +68,12 @@ func directPlan(replace bool) Plan {
 	return p
 }
 
+func sharedPlan(replace bool) Plan {
+	p := directPlan(replace)
+	p.Kernel.Dispatch = manifest.DispatchShared
+	return p
+}
+
 // TestDirectConflicts is about who can share a function with direct calls.
 func TestDirectConflicts(t *testing.T) {
 	klp := Patch{Name: "klp", Enabled: true, Objects: []PatchObject{{Name: "vmlinux", Functions: []PatchFunction{{"f", 1}}}}}
@@ -74,6 +81,10 @@ func TestDirectConflicts(t *testing.T) {
 	on.Name, on.Flavour = "on", manifest.FlavourDirect
 	off := on
 	off.Name, off.Enabled = "off", false
+	shared, sharedOff := on, off
+	shared.Name, shared.Dispatch = "shared", manifest.DispatchShared
+	sharedOff.Name, sharedOff.Dispatch = "kept", manifest.DispatchShared
+	handled := []Traced{{Function: "f", Count: 1, Flags: "I", Owners: []string{sharedHandler}}}
 	ours := Traced{Function: "f", Count: 1, Flags: "D", Direct: "direct.f [on]"}
 	for _, tc := range []struct {
 		name  string
@@ -88,6 +99,17 @@ func TestDirectConflicts(t *testing.T) {
 		{"taken off", planOf("f", true), Facts{Patches: []Patch{off}}, nil},
 		{"call of others", directPlan(true), Facts{Traced: []Traced{{Function: "f", Flags: "D", Direct: "tramp [m]"}}}, []string{"direct-call blocks tramp [m]"}},
 		{"BPF", directPlan(true), Facts{Traced: []Traced{{Function: "f", Flags: "D", Direct: "bpf_trampoline_1"}}}, []string{"bpf blocks bpf_trampoline_1"}},
+		{"handler, older version", sharedPlan(true), Facts{Patches: []Patch{shared, sharedOff}, Traced: handled}, []string{"livepatch none shared"}},
+		{"handler, a place that is kept", sharedPlan(true), Facts{Patches: []Patch{sharedOff}, Traced: handled}, nil},
+		{"handler, of the core", sharedPlan(true), Facts{Patches: []Patch{klp}, Traced: []Traced{{Function: "f", Flags: "I", Owners: []string{klpHandler}}}}, []string{"livepatch blocks klp"}},
+		{"handler, a direct call", sharedPlan(true), Facts{Patches: []Patch{on}, Traced: []Traced{ours}}, []string{"livepatch blocks on"}},
+		{"handler, BPF", sharedPlan(true), Facts{Injectable: map[string]bool{}, Traced: []Traced{{Function: "f", Flags: "D", Direct: "bpf_trampoline_1"}}}, []string{"bpf none bpf_trampoline_1"}},
+		{"handler, a kprobe", sharedPlan(true), Facts{Traced: []Traced{{Function: "f", Flags: "I", Owners: []string{kprobeHandler}}}}, []string{"post-handler blocks " + kprobeHandler}},
+		{"of the core, on the handler", planOf("f", true), Facts{Patches: []Patch{shared}, Traced: handled}, []string{"livepatch blocks shared"}},
+		{"of the core, on a place that is kept", planOf("f", true), Facts{Patches: []Patch{sharedOff}, Traced: handled}, []string{"redirect blocks kept"}},
+		{"direct, on a place that is kept beside BPF", directPlan(true), Facts{Patches: []Patch{sharedOff}, Traced: []Traced{{Function: "f", Count: 2, Flags: "RID", Owners: []string{listHandler}, Direct: "bpf_trampoline_1"}}},
+			[]string{"redirect blocks kept", "bpf blocks bpf_trampoline_1"}},
+		{"direct, on the handler of nobody", directPlan(true), Facts{Traced: handled}, []string{"redirect blocks " + sharedHandler}},
 		{"tracer beside it", directPlan(true), Facts{Patches: []Patch{on}, Traced: []Traced{{Function: "f", Count: 2, Flags: "RD", Direct: "direct.f [on]", Owners: []string{"call_direct_funcs", "tracer"}}}},
 			[]string{"livepatch none on", "tracer none tracer"}},
 	} {
@@ -99,9 +121,24 @@ func TestDirectConflicts(t *testing.T) {
 			t.Errorf("%s: (-want +got)\n%s", tc.name, d)
 		}
 	}
-	a, b := directPlan(true), planOf("f", true)
-	if got := Conflicts([]Plan{a, b}, &Facts{}); len(got) != 1 || got[0].Kind != KindPackage || got[0].Effect != Blocks {
-		t.Errorf("packages of both flavours: %+v", got)
+	for _, b := range []Plan{planOf("f", true), sharedPlan(true)} {
+		if got := Conflicts([]Plan{directPlan(true), b}, &Facts{}); len(got) != 1 || got[0].Kind != KindPackage || got[0].Effect != Blocks {
+			t.Errorf("packages of two ways: %+v", got)
+		}
+	}
+}
+
+// TestJudgeBase refuses a base module of another version.
+func TestJudgeBase(t *testing.T) {
+	plan := directPlan(true)
+	plan.Base = "2"
+	for version, want := range map[string]string{"2": "", "1": "base-module", "": "base-module"} {
+		v := judged(t, plan, func(f *Facts) {
+			f.Modules = append(f.Modules, Module{Name: manifest.BaseModule, State: "live", Version: version})
+		})
+		if got := codes(v.Refusals); got != want {
+			t.Errorf("version %q: %q, want %q", version, got, want)
+		}
 	}
 }
 

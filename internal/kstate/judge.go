@@ -35,6 +35,7 @@ func Judge(plan Plan, module []byte, f *Facts) *Verdict {
 		return j.v // nothing else that is found would mean anything
 	}
 	j.permission(module)
+	j.base()
 	j.names()
 	for i := range j.k.Objects {
 		j.object(&j.k.Objects[i])
@@ -105,6 +106,16 @@ func (j *judge) permission(module []byte) {
 
 // direct reports a package that does without the livepatch core.
 func (j *judge) direct() bool { return j.k.Flavour == manifest.FlavourDirect }
+
+// base looks for a base module that a patch of this package cannot be handed to.
+// It stays until the next boot once a patch was on.
+func (j *judge) base() {
+	m := j.f.Module(manifest.BaseModule)
+	if !j.direct() || m == nil || j.plan.Base == "" || m.Version == j.plan.Base {
+		return
+	}
+	j.refuse(refusal.BaseModule, "kernel", "the module %s that is loaded has version %q, the package needs %q", m.Name, m.Version, j.plan.Base)
+}
 
 // names looks for somebody else with the module's name.
 func (j *judge) names() {

@@ -14,8 +14,9 @@ import (
 // (Documentation/ABI/testing/sysfs-kernel-livepatch). What older kernels do not
 // tell is nil.
 type Patch struct {
-	Name       string        `json:"name"`              // of the module
-	Flavour    string        `json:"flavour,omitempty"` // manifest.FlavourDirect; nothing for those of the livepatch core
+	Name       string        `json:"name"`               // of the module
+	Flavour    string        `json:"flavour,omitempty"`  // manifest.FlavourDirect; nothing for those of the livepatch core
+	Dispatch   string        `json:"dispatch,omitempty"` // manifest.DispatchShared; nothing for direct calls
 	Enabled    bool          `json:"enabled"`
 	Transition bool          `json:"transition"`            // some tasks still have to switch
 	Replace    *bool         `json:"replace,omitempty"`     // it took the place of all before it; from 6.11 on

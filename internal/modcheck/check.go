@@ -32,6 +32,7 @@ type Set struct {
 	Modules []*kimage.Module
 	Symbols []kimage.Symbol          // kallsyms of the kernel, where Kernel is not given or has none
 	Exports map[string]kimage.Export // Module.symvers, beside what Kernel and Modules say
+	Base    *kimage.Module           // the base module of a package for direct calls
 }
 
 // Check asks every question about a livepatch module, compressed or not. Files that are

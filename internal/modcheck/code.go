@@ -165,7 +165,8 @@ func (c *checker) dataPointers() {
 		for _, o := range c.patch.objects {
 			for _, f := range o.funcs {
 				if c.patch.direct != nil {
-					own[f.at.plus(recSite)] = true
+					own[f.at.plus(c.patch.direct.site())] = true
+					own[f.at.plus(entryReplacement)] = c.patch.direct.shared // else a trampoline leads to it
 					continue
 				}
 				own[f.at.plus(fnNew)] = true

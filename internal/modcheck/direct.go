@@ -12,12 +12,15 @@ import (
 )
 
 // Modules that do without a livepatch core import these from the base module,
-// whose version of them is that of the records that they exchange.
+// whose version of them, and the number in their names, is that of the records
+// that they exchange.
 const (
 	baseName      = "livepatch_direct"
-	directEnable  = "livepatch_direct_enable"
-	directSet     = "livepatch_direct_set"
-	directVersion = 0x4c504401
+	directEnable  = "livepatch_direct_enable_2"
+	directSet     = "livepatch_direct_set_2"
+	sharedEnable  = "livepatch_shared_enable_2"
+	sharedSet     = "livepatch_shared_set_2"
+	directVersion = 0x4c504402
 )
 
 // The records of such a module: docs/module-format.md. A record of the patch is
@@ -25,14 +28,30 @@ const (
 const (
 	recCount, recFuncs, recStride, recLeave, recNotes, recID, recIDSize, recSize = 8, 16, 24, 32, 56, 64, 72, 88
 	recSite, recTrampoline, recPrev, recName, recFunc                            = 8, 16, 24, 56, 64
+
+	// Of the shared dispatch, whose functions have no trampolines.
+	recReplaces                                         = 3
+	entrySite, entryReplacement, entryName, entryStride = 0, 8, 16, 32
 )
 
 // direct is what the record of a patch says beside its functions.
 type direct struct {
 	at          place // the record
+	shared      bool  // the shared dispatch
 	leave       place
 	trampolines []place // by function
 	records     []place
+}
+
+// isDirect reports a module that hands its patch to the base module.
+func (m *module) isDirect() bool { return m.imported(directEnable) || m.imported(sharedEnable) }
+
+// site is where the record of a function has its place.
+func (d *direct) site() int64 {
+	if d.shared {
+		return entrySite
+	}
+	return recSite
 }
 
 // isBase reports the base module.
@@ -40,12 +59,16 @@ func (m *module) isBase() bool {
 	return m.moduleName() == baseName && m.f.Section("__ksymtab_gpl") != nil
 }
 
-// addBase makes the exports of the base module known.
+// addBase makes the exports of the base module known, and its code where it is
+// given.
 func (t *target) addBase() {
-	for _, name := range []string{directEnable, directSet} {
+	for _, name := range []string{directEnable, directSet, sharedEnable, sharedSet} {
 		t.exports[name] = []kimage.Export{{Name: name, CRC: directVersion, HasCRC: t.traits.versioned, GPL: true, Module: baseName}}
 	}
 	t.objects[baseName] = &image{name: baseName, named: func(string) []int { return nil }}
+	if b := t.set.Base; b != nil {
+		t.objects[baseName] = &image{name: baseName, symbols: b.Symbols, named: b.Named, file: b.Linked, module: b}
+	}
 }
 
 // defined returns the place of a symbol that the module defines.
@@ -60,7 +83,7 @@ func (m *module) defined(name string) (place, bool) {
 
 // directPatch reads the records of a module that ftrace calls directly.
 func (m *module) directPatch() *patch {
-	p := &patch{flavour: FlavourDirect, direct: &direct{}, objects: []object{{name: vmlinux}}}
+	p := &patch{flavour: FlavourDirect, direct: &direct{shared: m.imported(sharedEnable)}, objects: []object{{name: vmlinux}}}
 	d := p.direct
 	at, ok := m.defined("livepatch_patch")
 	b := m.bytes(at, recSize)
@@ -70,7 +93,10 @@ func (m *module) directPatch() *patch {
 	}
 	d.at, p.at = at, at
 	var okLeave, okFuncs, okList bool
-	d.leave, okLeave = m.pointer(at.plus(recLeave))
+	if d.leave, okLeave = m.pointer(at.plus(recLeave)); d.shared {
+		replaces := b[recReplaces] != 0
+		okLeave, p.replace = true, &replaces // there is no old body to go on with: the handler leaves the call alone
+	}
 	first, okFuncs := m.pointer(at.plus(recFuncs))
 	text, okList := m.defined("livepatch_functions")
 	if okList {
@@ -83,7 +109,7 @@ func (m *module) directPatch() *patch {
 	}
 	names := strings.Fields(list)
 	n, stride := le.Uint64(b[recCount:]), le.Uint64(b[recStride:])
-	if n != uint64(len(names)) || stride < recFunc || stride > 1<<16 {
+	if n != uint64(len(names)) || !d.shared && stride < recFunc || d.shared && stride != entryStride || stride > 1<<16 {
 		p.fault(at, "the record of the patch has %d functions of %d bytes each, and %d names", n, stride, len(names))
 		return p
 	}
@@ -94,7 +120,23 @@ func (m *module) directPatch() *patch {
 		}
 		m.directFunction(p, first.plus(int64(i)*int64(stride)), name)
 	}
+	if d.shared {
+		m.sharedOrder(p)
+	}
 	return p
+}
+
+// sharedOrder asks whether the places ascend, for they are searched by halves.
+// All are distances from one symbol.
+func (m *module) sharedOrder(p *patch) {
+	var last ref
+	for i, at := range p.direct.records {
+		r, ok := m.at(at.plus(entrySite))
+		if !ok || i > 0 && (r.Symbol != last.Symbol || r.Addend <= last.Addend) {
+			p.fault(at, "the place of %s is not behind that of the function before it", p.objects[0].funcs[i].name)
+		}
+		last = r
+	}
 }
 
 // directFunction reads the record of a function, whose name is "name,position".
@@ -103,9 +145,21 @@ func (m *module) directFunction(p *patch, at place, text string) {
 	name, position, _ := strings.Cut(text, ",")
 	pos, err := strconv.ParseUint(position, 10, 32)
 	f.name, f.pos = name, pos
-	own, ok := m.pointer(at.plus(recName))
+	d := p.direct
+	nameAt := int64(recName)
+	if d.shared {
+		nameAt = entryName
+	}
+	own, ok := m.pointer(at.plus(nameAt))
 	if s, okText := m.str(own); err != nil || !ok || !okText || s != name {
 		p.fault(at, "the record is of %q, the list of functions says %q", s, text)
+	}
+	if d.shared {
+		if f.to, f.ok = m.pointer(at.plus(entryReplacement)); !f.ok {
+			p.fault(at, "%s has no replacement in the module", name)
+		}
+		d.records, p.objects[0].funcs = append(d.records, at), append(p.objects[0].funcs, f)
+		return
 	}
 	to, ok := m.pointer(at.plus(recTrampoline))
 	if !ok {
@@ -119,8 +173,7 @@ func (m *module) directFunction(p *patch, at place, text string) {
 	if !f.ok {
 		p.fault(at, "the trampoline of %s leads to no replacement", name)
 	}
-	p.direct.trampolines = append(p.direct.trampolines, to)
-	p.direct.records = append(p.direct.records, at)
+	d.trampolines, d.records = append(d.trampolines, to), append(d.records, at)
 	p.objects[0].funcs = append(p.objects[0].funcs, f)
 }
 
@@ -219,6 +272,11 @@ func (c *checker) checkDirect() {
 		return
 	}
 	d := c.patch.direct
+	defer c.checkPinned(d)
+	if d.shared {
+		c.ok(whatEntry, "", "%s in a table for one handler, behind one gate", count(len(d.records), "function"))
+		return
+	}
 	trampoline, leave := arm64Pieces()
 	if c.f.Machine == elf.EM_X86_64 {
 		trampoline, leave = x86Pieces(c.imported("__x86_return_thunk"))
@@ -231,7 +289,6 @@ func (c *checker) checkDirect() {
 	if c.refusals(whatEntry) == before {
 		c.ok(whatEntry, "", "%s with a landing pad, behind one gate", count(len(d.trampolines), "trampoline"))
 	}
-	c.checkPinned(d)
 }
 
 func (c *checker) checkPiece(at place, p piece, record, replacement place) {
@@ -289,7 +346,7 @@ func (c *checker) checkPinned(d *direct) {
 	o.readSites()
 	for i, f := range c.patch.objects[0].funcs {
 		_, s := c.old(vmlinux, f)
-		at, ok := c.kernelAddress(d.records[i].plus(recSite))
+		at, ok := c.kernelAddress(d.records[i].plus(d.site()))
 		if s != nil && (!ok || !o.siteIs(s, at)) {
 			c.refuse(refusal.NoFtraceSite, whatKernel, f.name, "the module would redirect %#x, which is not the site of the function at %#x", at, s.Addr)
 		}

@@ -21,7 +21,7 @@ func (c *checker) checkFormat() bool {
 	if c.unique(".modinfo") == nil || c.unique(thisModule) == nil {
 		return false
 	}
-	direct := c.imported(directEnable)
+	direct := c.isDirect()
 	if !tagged && !direct && !c.isBase() {
 		c.refuse(refusal.NotALivepatch, whatFormat, "", ".modinfo has no livepatch=")
 		return false
@@ -148,7 +148,7 @@ func (c *checker) checkThisModule() {
 		c.refuse(refusal.ModuleFormat, whatFormat, thisModule, "init is at %d of struct module, the kernel's at %d", init.off, l.init)
 	}
 	switch {
-	case c.imported(directEnable):
+	case c.isDirect():
 		if exit != nil {
 			c.refuse(refusal.ModuleFormat, whatFormat, thisModule, "struct module has an exit function; a module that ftrace calls directly can never be unloaded")
 		}

@@ -38,6 +38,11 @@ func Package(p *pack.Package, set Set) *check.Report {
 		for i := range k.Objects {
 			c.oldBodies(&k.Objects[i])
 		}
+		if k.Base != nil {
+			if m, err := kimage.ParseModule(p.Members[k.Base.Payload.Member]); err == nil {
+				set.Base = m // else it is refused below
+			}
+		}
 		c.report.Results = append(c.report.Results, Check(b, set).Results...)
 		if k.Base != nil {
 			c.report.Results = append(c.report.Results, Check(p.Members[k.Base.Payload.Member], set).Results...)
@@ -108,6 +113,9 @@ func (c *checker) compareManifest(k *manifest.Kernel, x *Info) {
 	}
 	if direct := x.Flavour == FlavourDirect; direct != (k.Flavour == manifest.FlavourDirect) {
 		bad("", "the module is of flavour %q, the manifest says %q", x.Flavour, k.Flavour)
+	}
+	if shared := slices.ContainsFunc(x.Imports, func(i Import) bool { return i.Name == sharedEnable }); shared != (k.Dispatch == manifest.DispatchShared) {
+		bad("", "the module has the shared dispatch: %t, the manifest says dispatch %q", shared, k.Dispatch)
 	}
 	have, want := moduleFacts(x), manifestFacts(k)
 	for _, f := range want {

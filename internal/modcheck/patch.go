@@ -98,7 +98,7 @@ const maxElements = 1 << 16
 
 // findPatch finds what the module patches; nil if it describes nothing.
 func (m *module) findPatch(l layout) *patch {
-	if m.imported(directEnable) {
+	if m.isDirect() {
 		return m.directPatch()
 	}
 	if s := m.f.Section(".kpatch.funcs"); s != nil {

@@ -131,6 +131,7 @@ const (
 	// The running kernel.
 	NoLivepatch     Code = "no-livepatch"
 	NoDirectCalls   Code = "no-direct-calls"
+	BaseModule      Code = "base-module"
 	ModuleSignature Code = "module-signature"
 	ModulesDisabled Code = "modules-disabled"
 	FtraceDisabled  Code = "ftrace-disabled"
@@ -240,6 +241,7 @@ var Codes = []struct {
 	{BuiltUpon, "another patch builds on this one"},
 	{NoLivepatch, "the kernel has no livepatch core"},
 	{NoDirectCalls, "ftrace of the kernel has no direct calls"},
+	{BaseModule, "another version of the base module of direct calls is loaded"},
 	{ModuleSignature, "the running kernel takes signed modules only"},
 	{ModulesDisabled, "the running kernel loads and unloads no modules any more"},
 	{FtraceDisabled, "ftrace is switched off in the running kernel"},

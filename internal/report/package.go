@@ -159,6 +159,9 @@ func (p *page) kernel(k *manifest.Kernel, fact func(string, cell)) {
 	fact("Build-id", code(k.BuildID.String()))
 	fact("Module", code(k.Module))
 	fact("Flavour", word(k.Flavour))
+	if k.Dispatch != "" {
+		fact("Dispatch", word(k.Dispatch))
+	}
 	if k.Consistency == manifest.ConsistencyCalls {
 		fact("Consistency", word("new calls run the new code, of all functions at once; calls that run finish in the old"))
 	}
