@@ -23,7 +23,7 @@ func stubCommand() *cli.Command {
 		&cli.StringSliceFlag{Name: "target", Required: true, Usage: "kernel image or module `FILE`; repeatable, one is the image"},
 		&cli.StringFlag{Name: "return", Usage: "`VALUE` to return: a number, or an error such as -EPERM; nothing if left out"},
 		&cli.StringFlag{Name: "name", Usage: "`NAME` of the patch (default: that of the package file)"},
-		allowFlag(), signFlag(), reportFlag(), jsonFlag(),
+		dispatchFlag(), allowFlag(), signFlag(), reportFlag(), jsonFlag(),
 	}
 	for _, f := range createKernelFlags() {
 		if f.Names()[0] != "objtool" { // there is nothing for it to find
@@ -60,6 +60,13 @@ func makeStub(c *cli.Context) error {
 	if err != nil {
 		return hintHelp(err, c.Command)
 	}
+	way, err := dispatch(c)
+	if err != nil {
+		return hintHelp(err, c.Command)
+	}
+	if err := kernelDispatch(c, way); err != nil {
+		return err
+	}
 	allow, key, err := making(c, ofSources)
 	if err != nil {
 		return err
@@ -70,7 +77,7 @@ func makeStub(c *cli.Context) error {
 	if err != nil {
 		return err
 	}
-	in.Name, in.Version, in.Allow = packageName(c), version, allow
+	in.Name, in.Version, in.Allow, in.Dispatch = packageName(c), version, allow, way
 	return makePackage(c, p, in, key, nil)
 }
 
@@ -173,19 +180,27 @@ func addStubs(in *build.Inputs, targets []*stubTarget, funcs []string, value stu
 	return nil
 }
 
-// stubMaker makes ready for functions of a target. The type information of modules is
-// not read.
+// stubMaker makes ready for functions of a target. The type information of a module goes
+// on from that of the kernel, or of one of its own sections where it was built outside.
 func stubMaker(in *build.Inputs, t *stubTarget) (*stub.Maker, error) {
 	finder, err := fentry.NewFinder(t.file, fentry.Options{})
 	if err != nil {
 		return nil, fmt.Errorf("look for patch sites of %s: %w", t.Name, err)
 	}
-	var types []byte
-	if t.Module == nil {
+	var base, types []byte
+	if t.Module != nil {
+		base = in.Kernel.Image.BTF
+		if s := t.Module.File.Section(".BTF.base"); s != nil {
+			base = s.Data
+		}
+		if s := t.Module.File.Section(".BTF"); s != nil && base != nil {
+			types = s.Data
+		}
+	} else {
 		types = in.Kernel.Image.BTF
 		in.Kernel.Sites = func() (*fentry.Finder, error) { return finder, nil }
 	}
-	m, err := stub.NewMaker(in.Kernel.Image.File, t.file, finder, types)
+	m, err := stub.NewMaker(in.Kernel.Image.File, t.file, finder, base, types)
 	if err != nil {
 		return nil, fmt.Errorf("read the type information of %s: %w", t.Name, err)
 	}

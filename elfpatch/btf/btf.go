@@ -61,6 +61,7 @@ var tails = map[int]tail{
 
 // Table is BTF with its types found.
 type Table struct {
+	base    *Table // whose types and strings are numbered before these; nil: none
 	types   []byte
 	strings []byte
 	at      []int // offset in types, by number less 1
@@ -76,7 +77,15 @@ func part(body []byte, off, size uint32) ([]byte, error) {
 	return body[off : off+size], nil
 }
 
-func Parse(b []byte) (*Table, error) {
+// Parse reads the type information of a kernel, or what stands for itself.
+func Parse(b []byte) (*Table, error) { return parse(nil, b) }
+
+// ParseSplit reads that of a module, whose types and strings go on from those of
+// the kernel, or of the section .BTF.base of the module (Documentation/bpf/btf.rst,
+// 6.12).
+func ParseSplit(base *Table, b []byte) (*Table, error) { return parse(base, b) }
+
+func parse(base *Table, b []byte) (*Table, error) {
 	if len(b) < HeaderMin || le.Uint16(b) != Magic {
 		return nil, errors.New("no BTF: the magic number is missing")
 	}
@@ -88,7 +97,7 @@ func Parse(b []byte) (*Table, error) {
 		return nil, fmt.Errorf("%w: its header has %d bytes", ErrDamaged, size)
 	}
 	body := b[size:]
-	t := &Table{}
+	t := &Table{base: base}
 	var err error
 	if t.types, err = part(body, le.Uint32(b[8:]), le.Uint32(b[12:])); err != nil {
 		return nil, err
@@ -143,6 +152,12 @@ type Type struct {
 
 // typ returns type id; false for 0, which is void, and for those of another BTF.
 func (t *Table) Type(id uint32) (Type, bool) {
+	if own := t.Base(); own > 0 {
+		if uint64(id) <= uint64(own) {
+			return t.base.Type(id)
+		}
+		id -= uint32(own)
+	}
 	if id == 0 || uint64(id) > uint64(len(t.at)) {
 		return Type{}, false
 	}
@@ -158,7 +173,14 @@ func (t *Table) Type(id uint32) (Type, bool) {
 	}, true
 }
 
+// Name is the string at an offset; empty outside of the strings.
 func (t *Table) Name(off uint32) string {
+	if t.base != nil {
+		if uint64(off) < uint64(len(t.base.strings)) {
+			return t.base.Name(off)
+		}
+		off -= uint32(len(t.base.strings))
+	}
 	if uint64(off) >= uint64(len(t.strings)) {
 		return ""
 	}
@@ -195,5 +217,13 @@ func (t *Table) sizeOf(id uint32, depth int) (uint64, bool) {
 	return 0, false
 }
 
-// Len is the number of types; they are numbered from 1.
-func (t *Table) Len() int { return len(t.at) }
+// Len is the number of types, those of the base included; they are numbered from 1.
+func (t *Table) Len() int { return t.Base() + len(t.at) }
+
+// Base is the number of types of the base, which are numbered before the own.
+func (t *Table) Base() int {
+	if t.base == nil {
+		return 0
+	}
+	return len(t.base.at)
+}

@@ -43,15 +43,23 @@ type Maker struct {
 
 // NewMaker takes the linked image; the file with the functions, which is the image too
 // or a module laid out; the finder of patch sites in that; and its type information (BTF),
-// nil without. Both files have their symbols. The error is about the type information.
-func NewMaker(image, f *elfpatch.File, finder *fentry.Finder, types []byte) (*Maker, error) {
+// nil without, of a module with that which it builds on. Both files have their symbols.
+// The error is about the type information.
+func NewMaker(image, f *elfpatch.File, finder *fentry.Finder, base, types []byte) (*Maker, error) {
 	m := &Maker{code: newCode(f), finder: finder}
 	if image != f {
 		m.code.kernel = newCode(image)
 	}
 	var err error
-	if types != nil {
+	switch {
+	case types == nil:
+	case base == nil:
 		m.types, err = btf.Parse(types)
+	default:
+		var below *btf.Table
+		if below, err = btf.Parse(base); err == nil {
+			m.types, err = btf.ParseSplit(below, types)
+		}
 	}
 	return m, err
 }

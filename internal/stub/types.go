@@ -22,13 +22,16 @@ func (m *Maker) unfit(name string, v Value) string {
 		return "the kernel has no type information, so nobody knows what the function returns"
 	}
 	found, text := false, ""
-	for i := range m.types.Len() {
-		t, ok := m.types.Type(uint32(i) + 1)
+	for id := m.types.Base() + 1; id <= m.types.Len(); id++ { // a module's own: the kernel may have a namesake
+		t, ok := m.types.Type(uint32(id))
 		if !ok || t.Kind != btf.Func || t.Name != stem(name) {
 			continue
 		}
 		found = true
 		proto, _ := m.types.Type(t.Value)
+		if proto.Kind != btf.FuncProto {
+			return "the type information does not go with that of the kernel, so nobody knows what the function returns"
+		}
 		if x := m.unfitFor(proto.Value, v); x != "" {
 			text = x
 		}

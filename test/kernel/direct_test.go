@@ -30,16 +30,19 @@ func TestDirect(t *testing.T) {
 				pairs[c.name] = c.pairs
 			}
 			dir := t.TempDir()
-			for name, p := range map[string]struct{ pairs, flavour string }{
-				"one": {"changed-string", "direct"}, "two": {"new-global", "direct"}, "klp": {"changed-string", "auto"},
+			for name, p := range map[string]struct{ pairs, flavour, dispatch string }{
+				"one": {"changed-string", "direct", "direct"}, "two": {"new-global", "direct", "direct"}, "klp": {"changed-string", "auto", "direct"},
+				"first": {"changed-string", "direct", "shared"}, "second": {"new-global", "direct", "shared"},
 			} {
 				file := filepath.Join(dir, name+".lpatch")
-				if code, said := k.create(t, pairs[p.pairs], file, "--name", name, "--flavour", p.flavour); code != 0 {
+				if code, said := k.create(t, pairs[p.pairs], file, "--name", name, "--flavour", p.flavour, "--dispatch", p.dispatch); code != 0 {
 					t.Fatalf("create %s: exit %d\n%s", name, code, said)
 				}
 				s.config.Files = append(s.config.Files, vm.File{Name: "/" + name + ".lpatch", From: file})
 			}
+			s.config.Files = append(s.config.Files, crossBuilt(t, dir, "amd64")...)
 			s.doAll(directSteps)
+			s.doAll(sharedSteps)
 			s.run(t)
 		})
 	}
@@ -86,15 +89,17 @@ func TestDirectARM64(t *testing.T) {
 	s := &session{target: k, config: vm.Config{Kernel: k.Kernel, Timeout: 20 * time.Minute, Limit: 5 * time.Minute, Files: crossBuilt(t, dir, "arm64")}}
 	for name, args := range map[string][]string{
 		"one": {"--return", "-EPERM", "cmdline_proc_show"}, "two": {"--return", "-EACCES", "cmdline_proc_show", "version_proc_show"},
+		"first": {"--return", "-EPERM", "--dispatch", "shared", "cmdline_proc_show", "version_proc_show"}, "second": {"--return", "-EACCES", "--dispatch", "shared", "cmdline_proc_show"},
 	} {
 		file := filepath.Join(dir, name+".lpatch")
 		args = append(args, "--config", k.Path("config"), "--symvers", k.Path("headers/Module.symvers"))
-		if code, said := k.stub(t, file, args...); code != 0 || !strings.Contains(said, ", direct calls\n") {
+		if code, said := k.stub(t, file, args...); code != 0 || !strings.Contains(said, ", direct calls\n") && !strings.Contains(said, ", one handler\n") {
 			t.Fatalf("%s: exit %d:\n%s", name, code, said)
 		}
 		s.config.Files = append(s.config.Files, vm.File{Name: "/" + name + ".lpatch", From: file})
 	}
 	s.doAll(arm64Steps)
+	s.doAll(arm64SharedSteps)
 	s.run(t)
 }
 
