@@ -4,10 +4,15 @@ import (
 	"debug/elf"
 	"fmt"
 	"io"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 
 	"livepatch/elfpatch"
+	"livepatch/internal/testkit"
 	"livepatch/internal/unwind"
 	"livepatch/trampoline"
 )
@@ -79,6 +84,38 @@ func (l *loaded) rows(t *testing.T, table *unwind.Table, piece string) string {
 	return strings.Join(out, "\n")
 }
 
+// cfas shows what readelf says of where the frame of a piece ends, as rows does.
+func (l *loaded) cfas(t *testing.T, payload []byte, piece string) (out []string) {
+	t.Helper()
+	path := filepath.Join(t.TempDir(), "payload.o")
+	if err := os.WriteFile(path, payload, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	said, err := exec.Command(testkit.Tool(t, "readelf"), "--debug-dump=frames-interp", path).Output()
+	if err != nil {
+		t.Fatal(err)
+	}
+	i := slices.IndexFunc(l.object.Symbols, func(s elfpatch.Symbol) bool { return s.Name == piece })
+	start := l.object.Symbols[i].Value
+	_, rows, _ := strings.Cut(string(said), fmt.Sprintf("pc=%016x..", start))
+	rows, _, _ = strings.Cut(rows, "\n\n")
+	lines := strings.Split(rows, "\n")
+	if len(lines) == 1 { // nothing differs from the common entry
+		called, _ := unwind.Called(l.object.Machine)
+		return []string{"0x0: " + strings.Fields(called.String())[0]}
+	}
+	for _, line := range lines[2:] {
+		var at uint64
+		var cfa string
+		if _, err := fmt.Sscanf(line, "%x %s", &at, &cfa); err != nil {
+			t.Fatalf("%q: %v", line, err)
+		}
+		cfa = strings.NewReplacer("rsp", "r7", "sp", "r31").Replace(cfa)
+		out = append(out, fmt.Sprintf("%#x: %s", at-start, cfa))
+	}
+	return out
+}
+
 const framesSource = `
 __attribute__((noinline)) static int other(int x) { return x * 7 + 3; }
 int pushes(int x) { int a = other(x); int b = other(a + 1); return a * b + x + FIX; }
@@ -119,9 +156,18 @@ func TestPiecesAreDescribed(t *testing.T) {
 			if err != nil {
 				t.Fatal(err)
 			}
-			l, table := load(t, p.Members["payload/0.o"])
+			payload := p.Members["payload/0.o"]
+			l, table := load(t, payload)
 			if have := l.rows(t, table, tt.piece); have != tt.want {
 				t.Errorf("%s is described as\n%s\nwant\n%s", tt.piece, have, tt.want)
+			}
+			want := strings.Split(tt.want, "\n")
+			for i := range want {
+				where, rules, _ := strings.Cut(want[i], ": ")
+				want[i] = where + ": " + strings.Fields(rules)[0]
+			}
+			if have := l.cfas(t, payload, tt.piece); !slices.Equal(have, want) {
+				t.Errorf("readelf: %q, want %q", have, want)
 			}
 		})
 	}

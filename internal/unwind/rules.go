@@ -146,6 +146,10 @@ func Describe(m elf.Machine, back, size int, list []Stretch) ([]byte, error) {
 		if err := s.factored(); err != nil {
 			return nil, err
 		}
+		change := now.become(t, s.Rules)
+		if len(change) == 0 {
+			continue
+		}
 		switch n := uint64(s.Off-at) / t.unit; {
 		case n > math.MaxUint16:
 			return nil, fmt.Errorf("code of %#x bytes", s.Off-at)
@@ -154,9 +158,8 @@ func Describe(m elf.Machine, back, size int, list []Stretch) ([]byte, error) {
 		case n > 0:
 			b = append(b, cfaAdvance|byte(n))
 		}
-		at = s.Off
-		b = append(b, now.become(t, s.Rules)...)
-		now = s.Rules
+		at, now = s.Off, s.Rules
+		b = append(b, change...)
 	}
 	return entryOf(b), nil
 }

@@ -97,7 +97,9 @@ func TestDescribeRefuses(t *testing.T) {
 	odd, negative := called, called
 	odd.rules[3] = rule{kind: ruleOffset, offset: -12}
 	negative.cfa.offset = -12
-	for _, list := range [][]Stretch{{{0, odd}}, {{0, negative}}, {{0, called}, {math.MaxUint16 + 1, called}}} {
+	far := called
+	far.cfa.offset = 16
+	for _, list := range [][]Stretch{{{0, odd}}, {{0, negative}}, {{0, called}, {math.MaxUint16 + 1, far}}} {
 		if b, err := Describe(m, 24, 0x20000, list); err == nil {
 			t.Errorf("%+v: %x", list, b)
 		}
