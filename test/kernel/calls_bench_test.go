@@ -47,7 +47,7 @@ func BenchmarkPatchedCall(b *testing.B) {
 			for _, way := range k.ways {
 				for name, functions := range map[string][]string{way: {first}, way + "-many": many} {
 					file := filepath.Join(dir, name+".lpatch")
-					args := append([]string{"--name", name, "--return", "0", "--config", t.Path("config"), "--symvers", t.Path("headers/Module.symvers")}, ways[way]...)
+					args := append([]string{"--name", "by-" + name, "--return", "0", "--allow", "stub-lock", "--config", t.Path("config"), "--symvers", t.Path("headers/Module.symvers")}, ways[way]...)
 					if code, said := t.stub(b, file, append(args, functions...)...); code != 0 {
 						b.Fatalf("%s: exit %d:\n%s", name, code, said)
 					}
@@ -78,7 +78,7 @@ func memoryOf(name string) string {
 }
 
 func revert(name string) string {
-	return "livepatch revert " + name + " --kernel >/tmp/out 2>&1 || cat /tmp/out"
+	return "livepatch revert by-" + name + " --kernel >/tmp/out 2>&1 || cat /tmp/out"
 }
 
 // report runs the machine once and reports what it measured.
