@@ -2,10 +2,14 @@ package main
 
 import (
 	"bufio"
+	"fmt"
 	"io"
+	"os"
 	"os/exec"
+	"path/filepath"
 	"strconv"
 	"strings"
+	"time"
 
 	"github.com/rogpeppe/go-internal/testscript"
 
@@ -43,6 +47,32 @@ func start(ts *testscript.TestScript, neg bool, args []string) {
 	})
 	ts.Value(programsKey).(programs)[args[0]] = &program{cmd, in, bufio.NewReader(out)}
 	ts.Setenv(args[0], strconv.Itoa(cmd.Process.Pid))
+}
+
+// child sets a variable to the only child of a program that was started, as soon as
+// it runs a file of that name: child NAME PARENT COMMAND.
+func child(ts *testscript.TestScript, neg bool, args []string) {
+	if neg || len(args) != 3 {
+		ts.Fatalf("usage: child NAME PARENT COMMAND")
+	}
+	parent := ts.Value(programsKey).(programs)[args[1]]
+	if parent == nil {
+		ts.Fatalf("no program %s was started", args[1])
+	}
+	of := fmt.Sprintf("\nPPid:\t%d\n", parent.cmd.Process.Pid)
+	for range 1000 {
+		list, err := filepath.Glob("/proc/[0-9]*/status")
+		ts.Check(err)
+		for _, path := range list {
+			b, _ := os.ReadFile(path)
+			if text := string(b); strings.HasPrefix(text, "Name:\t"+args[2]+"\n") && strings.Contains(text, of) {
+				ts.Setenv(args[0], filepath.Base(filepath.Dir(path)))
+				return
+			}
+		}
+		time.Sleep(20 * time.Millisecond)
+	}
+	ts.Fatalf("%s has no child %s", args[1], args[2])
 }
 
 // ask sends a line to a program and compares the answer: ask NAME LINE ANSWER.

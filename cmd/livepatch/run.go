@@ -113,6 +113,15 @@ const assistWord = "__assist"
 // assist is the helper of run.
 func assist(app *cli.App, args []string) int {
 	app.Metadata[printerKey] = &printer{out: app.Writer, err: app.ErrWriter, errColor: colored(app.ErrWriter), command: "run"}
-	err := process.Assist(args[:2], len(args) == 2, func(err error) int { return reportError(app, err) })
+	err := process.Assist(args[:2], len(args) == 2, func(err error) int { return reportError(app, hintScript(err)) })
 	return exitCode(err)
+}
+
+// hintScript adds to the refusal of a script what to run instead.
+func hintScript(err error) error {
+	var script *process.ScriptError
+	if errors.As(err, &script) {
+		return hinted(err, "%s is a script, which %s runs: name the program that the package is for", printable(script.Path), printable(script.Interpreter))
+	}
+	return err
 }

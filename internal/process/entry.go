@@ -52,7 +52,10 @@ func PatchAtStart(s Start, pkgs []*pack.Package, ready func() error, refused fun
 	runtime.LockOSThread()
 	defer runtime.UnlockOSThread()
 	e := &entry{p: &proc{pid: s.PID, options: seizeOptions | unix.PTRACE_O_EXITKILL}}
-	var err error
+	err := ownProc()
+	if err != nil {
+		return err
+	}
 	if e.p.status, err = readStatus(e.p.path("status")); err != nil {
 		return e.p.gone(err)
 	}

@@ -11,8 +11,6 @@ import (
 	"strings"
 	"time"
 
-	"golang.org/x/sys/unix"
-
 	"livepatch/internal/live"
 	"livepatch/internal/resolve"
 	"livepatch/internal/unwind"
@@ -51,25 +49,6 @@ func (x *reclaiming) look(limit time.Time) error {
 	}
 	m := memorySearch{x: x, stacks: stacks, limit: limit, left: maxSearched, buf: make([]byte, 1<<20)}
 	return m.all()
-}
-
-// shared notes all patches if another process, which is not stopped, has the same
-// memory.
-func (x *reclaiming) shared() error {
-	const sameMemory = 1 // KCMP_VM
-	all, err := All()
-	if err != nil {
-		return err
-	}
-	for _, pid := range all {
-		r, _, e := unix.RawSyscall6(unix.SYS_KCMP, uintptr(x.p.pid), uintptr(pid), sameMemory, 0, 0, 0)
-		if pid != x.p.pid && e == 0 && r == 0 {
-			for _, r := range x.free() {
-				x.keep(r, live.StaysThread, "process %d has the same memory", pid)
-			}
-		}
-	}
-	return nil
 }
 
 // led notes a patch that something leads to although it is reverted.

@@ -53,7 +53,9 @@ func (e *ToldError) Error() string {
 // request is what the helper is asked for.
 type request struct {
 	Start
-	Packages [][]byte
+	Packages    [][]byte
+	Path        string // of the program
+	Interpreter string // that runs it, if it is a script
 }
 
 // statusFD is where the helper finds the pipe for its answers.
@@ -63,7 +65,11 @@ const statusFD = 3
 // only if the program was not started; the error is a *ToldError if the user has
 // been told why.
 func Run(l *Launch) error {
-	var req request
+	req := request{Path: l.Path}
+	var err error
+	if req.Interpreter, err = interpreterOf(l.Path); err != nil {
+		return err
+	}
 	for _, p := range l.Packages {
 		b, err := pack.Write(p)
 		if err != nil {
@@ -163,5 +169,5 @@ func assist(ask io.Reader, ready func() error, refused func(error) int) error {
 		}
 		pkgs = append(pkgs, p)
 	}
-	return PatchAtStart(req.Start, pkgs, ready, refused)
+	return PatchAtStart(req.Start, pkgs, ready, func(err error) int { return refused(req.ofScript(err)) })
 }

@@ -12,6 +12,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"livepatch/internal/live"
+	"livepatch/internal/refusal"
 )
 
 // self is this loader as records name it.
@@ -33,6 +34,24 @@ func namespace(pid string) (uint64, error) {
 		return 0, fmt.Errorf("look at %s: %w", path, err)
 	}
 	return st.Ino, nil
+}
+
+// ownProc makes sure that /proc tells of processes by the numbers that system calls
+// of ours take. It does not where a new namespace of process numbers was entered
+// and the /proc of an outer one kept: another process would be read than traced.
+func ownProc() error {
+	b, err := os.ReadFile("/proc/self/status")
+	if err != nil {
+		return refusal.New(refusal.Unsupported, "/proc", "it does not show livepatch itself: mount that of its pid namespace (mount -t proc proc /proc)")
+	}
+	for line := range bytes.Lines(b) {
+		// The numbers of this process, from that in the namespace of /proc to that
+		// in its own (proc_pid_status(5)); Linux before 4.1 does not tell.
+		if numbers, ok := bytes.CutPrefix(line, []byte("NSpid:")); ok && len(bytes.Fields(numbers)) > 1 {
+			return refusal.New(refusal.Unsupported, "/proc", "it shows processes by the numbers of an outer pid namespace: mount that of livepatch's own (unshare --mount-proc, mount -t proc proc /proc)")
+		}
+	}
+	return nil
 }
 
 // startOf is the time at which a process was started, in clock ticks since boot.

@@ -5,12 +5,16 @@ package process
 import (
 	"fmt"
 	"io"
+	"os"
 	"runtime"
 	"slices"
 	"strings"
 	"syscall"
 	"testing"
 	"time"
+	"unsafe"
+
+	"golang.org/x/sys/unix"
 
 	"livepatch/internal/live"
 	"livepatch/internal/pack"
@@ -126,6 +130,65 @@ func TestReclaimHeld(t *testing.T) {
 	if a := s.send("?"); a != 2 {
 		t.Errorf("answer %d", a)
 	}
+}
+
+// A process that has the same memory keeps it, and so does a kernel that does not
+// tell whether there is one.
+func TestReclaimShared(t *testing.T) {
+	target, pkg := leavingTarget(t)
+	s := start(t, target)
+	_, err := Apply([]int{s.pid}, pkg, Options{Timeout: time.Minute})
+	must(t, err)
+	_, err = Revert(s.pid, "fix", Options{Timeout: time.Minute})
+	must(t, err)
+	s.send("v")
+	if p := reclaimed(t, s, live.StaysThread); !strings.Contains(p.Reason, "has the same memory") {
+		t.Errorf("reason %s", p.Reason)
+	}
+	s.send("e")
+	for _, e := range []unix.Errno{unix.ENOSYS, unix.EPERM} {
+		withoutCall(t, unix.SYS_KCMP, e, func() {
+			want := "whether another process has the same memory cannot be told: kcmp: " + e.Error()
+			if p := reclaimed(t, s, live.StaysUnread); p.Reason != want {
+				t.Errorf("reason %q, want %q", p.Reason, want)
+			}
+		})
+	}
+	reclaimed(t, s, live.NotTried)
+}
+
+// A process that may not be compared has another memory if that has another size.
+func TestOtherSize(t *testing.T) {
+	size, err := memorySize(os.Getpid())
+	must(t, err)
+	if otherSize(os.Getpid(), size) || !otherSize(os.Getpid(), size+"0") || !otherSize(1<<30, size) {
+		t.Errorf("of size %s", size)
+	}
+}
+
+// withoutCall runs do where a seccomp filter makes a system call fail.
+func withoutCall(t *testing.T, nr uint32, e unix.Errno, do func()) {
+	t.Helper()
+	done := make(chan error)
+	go func() {
+		runtime.LockOSThread() // never unlocked: the thread ends with its filter
+		var err error
+		defer func() { done <- err }()
+		code := []unix.SockFilter{
+			{Code: unix.BPF_LD | unix.BPF_W | unix.BPF_ABS, K: 0}, // seccomp_data.nr
+			{Code: unix.BPF_JMP | unix.BPF_JEQ | unix.BPF_K, K: nr, Jf: 1},
+			{Code: unix.BPF_RET | unix.BPF_K, K: unix.SECCOMP_RET_ERRNO | uint32(e)},
+			{Code: unix.BPF_RET | unix.BPF_K, K: unix.SECCOMP_RET_ALLOW},
+		}
+		err = unix.Prctl(unix.PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0)
+		if err == nil {
+			err = unix.Prctl(unix.PR_SET_SECCOMP, unix.SECCOMP_MODE_FILTER, uintptr(unsafe.Pointer(&unix.SockFprog{Len: uint16(len(code)), Filter: &code[0]})), 0, 0)
+		}
+		if err == nil {
+			do()
+		}
+	}()
+	must(t, <-done)
 }
 
 // Patches that use addresses of their own stay for good.

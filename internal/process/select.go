@@ -12,6 +12,9 @@ import (
 
 // All lists every process but our own, by number.
 func All() ([]int, error) {
+	if err := ownProc(); err != nil {
+		return nil, err
+	}
 	d, err := os.Open("/proc")
 	if err != nil {
 		return nil, err
@@ -32,7 +35,8 @@ func All() ([]int, error) {
 }
 
 // Running chooses the processes that run a file: the file at that path, or one
-// that was there and has been replaced or deleted since.
+// that was there and has been replaced or deleted since. What has the name in
+// another root, as in a container, is another file.
 func Running(path string) func(pid int) bool {
 	want, statErr := os.Stat(path)
 	return func(pid int) bool {
@@ -42,8 +46,22 @@ func Running(path string) func(pid int) bool {
 			return false // a kernel thread, or not ours to look at
 		}
 		have, err := os.Stat(link)
-		return statErr == nil && err == nil && os.SameFile(want, have) || strings.TrimSuffix(name, " (deleted)") == path
+		if statErr == nil && err == nil && os.SameFile(want, have) {
+			return true
+		}
+		return strings.TrimSuffix(name, deletedMark) == path && sameRoot(pid)
 	}
+}
+
+// sameRoot reports whether a process has our root directory. Services with mounts
+// of their own have it, too; containers do not.
+func sameRoot(pid int) bool {
+	own, err := os.Stat("/")
+	if err != nil {
+		return false
+	}
+	root, err := os.Stat(fmt.Sprintf("/proc/%d/root/", pid))
+	return err == nil && os.SameFile(own, root)
 }
 
 // InService chooses the processes of a unit of systemd, by their control group.

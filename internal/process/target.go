@@ -66,6 +66,9 @@ func open(pid int) (*proc, error) {
 }
 
 func (p *proc) attachFiles() (err error) {
+	if err := ownProc(); err != nil {
+		return err
+	}
 	if p.pidfd, err = unix.PidfdOpen(p.pid, 0); err != nil {
 		return fmt.Errorf("process %d: %w", p.pid, plain(err))
 	}

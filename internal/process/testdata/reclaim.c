@@ -1,8 +1,12 @@
 // A target whose functions can be made to leave things behind: with 'k' answer()
 // keeps an address of itself, 'c' clears that, 'w' lets a thread wait in answer()
-// until 'g'.
+// until 'g', 'v' starts a process that shares all memory, until 'e'.
+#define _GNU_SOURCE
 #include <pthread.h>
+#include <sched.h>
+#include <signal.h>
 #include <stdio.h>
+#include <sys/wait.h>
 #include <unistd.h>
 
 volatile long counter;
@@ -28,6 +32,13 @@ static void *wait_inside(void *arg)
 	return arg;
 }
 
+static int share(void *arg)
+{
+	(void)arg;
+	for (;;)
+		pause();
+}
+
 static void *calls(void *arg)
 {
 	for (;;) {
@@ -40,6 +51,8 @@ static void *calls(void *arg)
 int main(void)
 {
 	char line[80];
+	static char stack[64 << 10];
+	pid_t sharer = 0;
 	pthread_t t;
 	setvbuf(stdout, 0, _IOLBF, 0);
 	for (int i = 0; i < 3; i++)
@@ -53,6 +66,12 @@ int main(void)
 			pthread_create(&t, 0, wait_inside, 0);
 			while (!waiting)
 				usleep(1000);
+		}
+		if (line[0] == 'v' && (sharer = clone(share, stack + sizeof stack, CLONE_VM | SIGCHLD, 0)) < 0)
+			return 1;
+		if (line[0] == 'e') {
+			kill(sharer, SIGKILL);
+			waitpid(sharer, 0, 0);
 		}
 		if (line[0] == 'g') {
 			gate = 1;
