@@ -128,6 +128,35 @@ func TestLibraryPatchedBeforeMain(t *testing.T) {
 	s.notRun(t, err, refusal.WrongTarget)
 }
 
+// Programs of the musl library: its dynamic linker tells debuggers nothing, but runs
+// all constructors after the entry point.
+func TestMuslPatchedBeforeMain(t *testing.T) {
+	gcc := testkit.Tool(t, "musl-gcc")
+	compile := func(out string, args ...string) string {
+		path := filepath.Join(t.TempDir(), out)
+		args[len(args)-1] = filepath.Join("testdata", args[len(args)-1])
+		testkit.Run(t, gcc, append([]string{"-O2", "-o", path}, args...)...)
+		return path
+	}
+	answer := replaced{old: "answer", new: "answer_new"}
+	for _, tc := range []struct{ link, code string }{{"-pie", "-fPIE"}, {"-no-pie", "-fno-pie"}, {"-static", "-fno-pie"}, {"-static-pie", "-fPIE"}} {
+		t.Run(tc.link, func(t *testing.T) {
+			target := compile("early", tc.link, tc.code, "early.c")
+			pkg := handMade(t, "fix", target, compile("fix.o", "-c", tc.code, "early_fix.c"), answer)
+			s, err := patchStart(t, []*pack.Package{pkg}, nil, target)
+			must(t, err)
+			s.said(t, "constructor 1001\nmain 1001\nignored 0 blocked 0 traced 0\n")
+		})
+	}
+	lib := compile("libearly.so", "-shared", "-fPIC", "earlylib.c")
+	user := filepath.Join(t.TempDir(), "user")
+	testkit.Run(t, gcc, "-o", user, "testdata/earlyuser.c", lib)
+	pkg := handMade(t, "fix", lib, compile("fix.o", "-c", "-fPIC", "early_fix.c"), answer)
+	s, err := patchStart(t, []*pack.Package{pkg}, nil, user)
+	must(t, err)
+	s.said(t, "library 1001\nconstructor 1001\nmain 1001\n")
+}
+
 func (s *starting) notRun(t *testing.T, err error, code refusal.Code) {
 	t.Helper()
 	wantCode(t, err, code)

@@ -60,7 +60,7 @@ func sameRoot(pid int) bool {
 	if err != nil {
 		return false
 	}
-	root, err := os.Stat(fmt.Sprintf("/proc/%d/root/", pid))
+	root, err := os.Stat(fmt.Sprintf("/proc/%d/root", pid))
 	return err == nil && os.SameFile(own, root)
 }
 
