@@ -51,7 +51,7 @@ func transact(pids []int, pkg *pack.Package, goes removal, opt Options) (*Result
 		res, err := attempt(pids, pkg, goes, deadline, &opt)
 		const wait = 2 * time.Millisecond
 		var busy *BusyError
-		again := errors.As(err, &busy) && busy.again || opt.Belongs != nil && errors.Is(err, errEnded)
+		again := errors.As(err, &busy) && busy.again || opt.Belongs != nil && vanished(err)
 		if !again || StateOf(err) != Unchanged || time.Now().Add(wait).After(deadline) {
 			return res, err
 		}
@@ -64,51 +64,69 @@ func transact(pids []int, pkg *pack.Package, goes removal, opt Options) (*Result
 func attempt(pids []int, pkg *pack.Package, goes removal, deadline time.Time, opt *Options) (*Result, error) {
 	opt.progress("reading the target", 0, 0)
 	procs, seen, err := openAll(pids, opt)
-	defer closeAll(procs)
-	if err != nil {
-		return nil, &ApplyError{"prepare", Unchanged, err}
-	}
 	c := &change{procs: procs, opt: opt, forbid: map[*proc]*live.Ranges{}, seen: seen}
-	plan, err := prepareAll(procs, pkg, goes)
+	defer c.close()
 	if err != nil {
 		return nil, &ApplyError{"prepare", Unchanged, err}
 	}
-	// From here on everything is known but where the patch will lie.
-	for _, in := range plan.installs {
-		if opt.DryRun {
-			err = errors.Join(err, in.linkNearest())
-		}
-	}
-	if err == nil && !opt.DryRun && len(plan.installs) > 0 {
-		opt.progress("mapping memory", 0, 0)
-		err = mapEverywhere(procs, plan.installs, deadline, opt)
-	}
-	if err != nil {
-		return nil, abort(procs, plan.installs, &ApplyError{"map", Unchanged, err}, opt)
+	x := &plan{pkg: pkg, goes: goes, leaving: map[*proc][]*live.Record{}}
+	if stage, err := c.enlist(x, procs, deadline); err != nil {
+		return nil, c.abort(x.installs, &ApplyError{stage, Unchanged, err})
 	}
 	// From here on the patch is in place and nothing leads to it.
 	opt.at("mapped")
-	for _, p := range procs {
-		err = errors.Join(err, c.add(p, plan.members(p)))
-	}
-	if err != nil {
-		return nil, abort(procs, plan.installs, &ApplyError{"prepare", Unchanged, err}, opt)
-	}
+	c.admit = func(pids []int, limit time.Time) error { return c.recruit(x, pids, limit) }
 	opt.progress("stopping the target", 0, 0)
 	if err := c.commit(deadline); err != nil {
 		if c.entered {
-			return nil, retire(plan.installs, err)
+			return nil, c.retire(x.installs, err)
 		}
-		return nil, abort(procs, plan.installs, err, opt)
+		return nil, c.abort(x.installs, err)
 	}
 	return c.result(), nil
 }
 
 // A plan is what comes and what goes.
 type plan struct {
+	pkg      *pack.Package // nil if nothing comes
+	goes     removal
 	installs []*installation
 	leaving  map[*proc][]*live.Record
-	clear    bool // of what leaves, the redirects too that lead through its records
+}
+
+// enlist makes everything ready for the change in processes that are opened: what
+// comes is mapped, and all writes are known.
+func (c *change) enlist(x *plan, procs []*proc, deadline time.Time) (stage string, err error) {
+	if err := c.each(procs, x.prepare); err != nil {
+		return "prepare", err
+	}
+	// From here on everything is known but where the patch will lie.
+	if x.pkg != nil && !c.opt.DryRun {
+		c.opt.progress("mapping memory", 0, 0)
+	}
+	err = c.each(procs, func(p *proc) error { return mapOnce(p, of(p, x.installs), deadline, c.opt) })
+	if err != nil {
+		return "map", err
+	}
+	return "prepare", c.each(procs, func(p *proc) error { return c.add(p, x.members(p)) })
+}
+
+// each does something with processes, and collects the refusals of all. Those that
+// are there no more are left out, if they need not be.
+func (c *change) each(procs []*proc, do func(p *proc) error) error {
+	var reasons refusal.List
+	for _, p := range procs {
+		if !slices.Contains(c.procs, p) {
+			continue // left out before
+		}
+		if err := do(p); err != nil && !c.dismissed(p, err) && !collect(&reasons, err) {
+			return err
+		}
+	}
+	if len(c.procs) == 0 && len(reasons) == 0 {
+		return errAllLeft
+	}
+	return reasons.Err()
 }
 
 func (x *plan) members(p *proc) []*member {
@@ -118,7 +136,7 @@ func (x *plan) members(p *proc) []*member {
 	}
 	for _, r := range x.leaving[p] {
 		next := live.Reverted
-		if r.Hosts() && !x.clear {
+		if r.Hosts() && !x.goes.clear {
 			next = live.Hosting
 		}
 		list = append(list, &member{record: r, was: r.Control, next: next, mapped: true})
@@ -137,51 +155,74 @@ func openAll(pids []int, opt *Options) (procs []*proc, seen []int, err error) {
 		pids = slices.DeleteFunc(slices.Clone(seen), func(pid int) bool { return !opt.Belongs(pid) || ended(pid) })
 	}
 	if len(pids) == 0 {
-		return nil, nil, fmt.Errorf("no process to patch")
+		return nil, nil, errors.New("no process to patch")
 	}
-	var reasons refusal.List
-	for _, pid := range pids {
-		p, err := open(pid)
-		if err == nil {
-			p.opt = opt
-			p.keep(opt.held)
-			procs = append(procs, p)
-			err = p.permit()
-		}
-		if err == nil && !opt.ScanMemory && !opt.fresh {
-			err = p.coroutines()
-		}
-		if !collect(&reasons, err) {
-			return procs, nil, err
-		}
+	procs, err = openThose(pids, opt)
+	if opt.Belongs != nil { // those that have left are new if they come again
+		seen = slices.DeleteFunc(seen, func(pid int) bool {
+			return slices.Contains(pids, pid) && !slices.ContainsFunc(procs, func(p *proc) bool { return p.pid == pid })
+		})
 	}
-	return procs, seen, reasons.Err()
+	if err == nil && len(procs) == 0 {
+		err = errAllLeft
+	}
+	return procs, seen, err
 }
 
-// prepareAll finds out for each process what goes, and prepares what comes.
-// Reasons against it are collected over all of them.
-func prepareAll(procs []*proc, pkg *pack.Package, goes removal) (*plan, error) {
-	x := &plan{leaving: map[*proc][]*live.Record{}, clear: goes.clear}
+// openThose opens some processes. Those that are chosen by what they run and have
+// left meanwhile are left out.
+func openThose(pids []int, opt *Options) (procs []*proc, err error) {
 	var reasons refusal.List
-	for _, p := range procs {
-		leaving, err := p.leaving(goes)
-		if !collect(&reasons, err) {
-			return nil, err
-		}
-		x.leaving[p] = leaving
-		if pkg == nil || err != nil {
+	for _, pid := range pids {
+		p, err := openOne(pid, opt)
+		if err != nil && opt.left(pid, err) {
+			if p != nil {
+				p.close()
+			}
 			continue
 		}
-		list, err := p.prepareTargets(pkg, leaving)
-		if err != nil {
-			err = p.orEnded(err)
+		if p != nil {
+			procs = append(procs, p)
 		}
 		if !collect(&reasons, err) {
-			return nil, err
+			return procs, err
 		}
-		x.installs = append(x.installs, list...)
 	}
-	return x, reasons.Err()
+	return procs, reasons.Err()
+}
+
+// openOne opens a process and looks whether it may be patched. It may be returned
+// with the reason against it.
+func openOne(pid int, opt *Options) (*proc, error) {
+	p, err := open(pid)
+	if err != nil {
+		return nil, err
+	}
+	p.opt = opt
+	p.keep(opt.held)
+	err = p.permit()
+	if err == nil && !opt.ScanMemory && !opt.fresh {
+		err = p.coroutines()
+	}
+	return p, err
+}
+
+// prepare finds out for a process what goes, and prepares what comes.
+func (x *plan) prepare(p *proc) error {
+	leaving, err := p.leaving(x.goes)
+	if err != nil {
+		return err
+	}
+	x.leaving[p] = leaving
+	if x.pkg == nil {
+		return nil
+	}
+	list, err := p.prepareTargets(x.pkg, leaving)
+	if err != nil {
+		return p.orEnded(err)
+	}
+	x.installs = append(x.installs, list...)
+	return nil
 }
 
 // leaving asks what goes, if the process is in a state from which to go on.
@@ -232,16 +273,11 @@ func Verify(pid int, pkg *pack.Package, opt Options) error {
 	if err != nil {
 		return err
 	}
-	plan, err := prepareAll(procs, pkg, keepAll)
-	if err != nil {
+	x := &plan{pkg: pkg, goes: keepAll, leaving: map[*proc][]*live.Record{}}
+	if err := x.prepare(procs[0]); err != nil {
 		return err
 	}
-	for _, in := range plan.installs {
-		if err := in.linkNearest(); err != nil {
-			return err
-		}
-	}
-	return nil
+	return mapOnce(procs[0], x.installs, time.Time{}, &opt)
 }
 
 // collect takes refusals out of an error; false if it is something else.
@@ -257,19 +293,24 @@ func closeAll(procs []*proc) {
 	}
 }
 
-func mapEverywhere(procs []*proc, list []*installation, deadline time.Time, opt *Options) error {
-	for _, p := range procs {
-		_, err := retry(deadline, opt, func() error { return mapAll(p, of(p, list), deadline, opt) })
-		if err != nil {
-			return err
-		}
-		for _, in := range of(p, list) {
-			if err := in.register(deadline, opt); err != nil {
+// mapOnce maps what comes to a process and tells its unwinders; in a dry run it
+// makes sure that there is room.
+func mapOnce(p *proc, list []*installation, deadline time.Time, opt *Options) error {
+	if opt.DryRun {
+		for _, in := range list {
+			if err := in.linkNearest(); err != nil {
 				return err
 			}
 		}
+		return nil
 	}
-	return nil
+	_, err := retry(deadline, opt, func() error { return mapAll(p, slices.Clone(list), deadline, opt) })
+	for _, in := range list {
+		if err == nil {
+			err = in.register(deadline, opt)
+		}
+	}
+	return err
 }
 
 func of(p *proc, list []*installation) []*installation {
@@ -278,12 +319,12 @@ func of(p *proc, list []*installation) []*installation {
 
 // retire marks memory that nothing leads to any more, but that threads may have
 // come to.
-func retire(list []*installation, err error) error {
+func (c *change) retire(list []*installation, err error) error {
 	if StateOf(err) == Interrupted {
 		return err
 	}
 	for _, in := range list {
-		if (in.mapped || in.reused) && in.was.State != live.Hosting {
+		if (in.mapped || in.reused) && in.was.State != live.Hosting && !slices.Contains(c.left, in.p) {
 			e := in.p.setState(&in.record, live.Reverted)
 			if e != nil && !errors.Is(in.p.orEnded(e), errEnded) {
 				err = errors.Join(err, e)
@@ -294,16 +335,16 @@ func retire(list []*installation, err error) error {
 }
 
 // abort takes back what was mapped, for code that nothing has led to.
-func abort(procs []*proc, list []*installation, err error, opt *Options) error {
+func (c *change) abort(list []*installation, err error) error {
 	if StateOf(err) == Interrupted {
 		return err
 	}
-	for _, p := range procs {
+	for _, p := range c.procs {
 		mine := slices.DeleteFunc(of(p, list), func(in *installation) bool { return !in.mapped })
 		if len(mine) == 0 {
 			continue
 		}
-		if note := unmapAll(p, mine, opt); note != "" {
+		if note := unmapAll(p, mine, c.opt); note != "" {
 			err = errors.Join(err, errors.New(note))
 		}
 	}

@@ -134,11 +134,39 @@ func (c *checker) thread(t *thread) error {
 func (c *checker) words(t *thread, more ...uint64) error {
 	err := c.guess(t, more...)
 	var busy *BusyError
-	if len(c.frames) == 0 || !errors.As(err, &busy) || len(busy.Holders) == 0 {
+	if len(c.frames) > 0 && errors.As(err, &busy) && len(busy.Holders) > 0 {
+		err = c.know(t, busy)
+	}
+	if err != nil {
 		return err
 	}
-	return c.know(t, busy)
+	return c.abandoned(t)
 }
+
+// abandoned looks through the stack that the kernel gave to a process, if its main
+// thread stands on another: one that a thread has forked goes on on the stack of
+// that thread. What is there is of the past then; but that cannot be told.
+func (c *checker) abandoned(t *thread) error {
+	if t.tid != c.p.pid {
+		return nil
+	}
+	for i := range c.p.maps {
+		m := &c.p.maps[i]
+		if m.Path != kernelStack || m.Contains(t.regs.sp()) {
+			continue
+		}
+		err := c.scan(m.Start, m.End, func(h live.Hit, at uint64) error {
+			return busyWith(Holder{PID: c.p.pid, Function: h.Name, Offset: h.Offset, Found: InMemory, Address: at})
+		})
+		if err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// kernelStack is how the maps name the stack that a process starts with.
+const kernelStack = "[stack]"
 
 // guess takes every word for a return address.
 func (c *checker) guess(t *thread, more ...uint64) error {
@@ -162,18 +190,16 @@ func (c *checker) guess(t *thread, more ...uint64) error {
 
 // stack returns the part of a thread's stack that is in use, red zone
 // included, to the end of its mapping. The stack of the main thread is the
-// kernel's; that of another lies below its thread control block, to which
-// the thread register points, in the same mapping.
+// kernel's; that of another, and of the main thread of a process that another
+// thread has forked, lies below its thread control block, to which the thread
+// register points, in the same mapping.
 func (c *checker) stack(t *thread) (start, end uint64, err error) {
 	rsp := t.regs.sp()
 	m := resolve.Find(c.p.maps, rsp)
 	if m == nil || !m.Write {
 		return 0, 0, &foreignError{c.p.pid, t.tid, rsp, "where no writable memory is"}
 	}
-	own := m.Path == "[stack]"
-	if t.tid != c.p.pid {
-		own = t.regs.tls() > rsp && m.Contains(t.regs.tls())
-	}
+	own := t.tid == c.p.pid && m.Path == kernelStack || t.regs.tls() > rsp && m.Contains(t.regs.tls())
 	if !own && !c.all {
 		return 0, 0, &foreignError{c.p.pid, t.tid, rsp, notOwnStack}
 	}

@@ -28,9 +28,11 @@ type change struct {
 	forbid map[*proc]*live.Ranges // code that no thread may be inside of
 	pause  Pause
 	tries  int
-	counts map[*proc]int // threads
-	seen   []int         // processes that there were when the change was prepared
-	remedy Remedy        // what is done about an earlier change; 0 if this is one of its own
+	counts map[*proc]int                           // threads
+	seen   []int                                   // processes that there were when the change was prepared
+	left   []*proc                                 // of procs, those that are there no more
+	admit  func(pids []int, limit time.Time) error // makes ready what came since; nil where nobody may come
+	remedy Remedy                                  // what is done about an earlier change; 0 if this is one of its own
 
 	// Of SwitchInt3.
 	entered bool // a thread may have executed what came, though it went again
@@ -134,11 +136,8 @@ func (c *change) try() (stage string, err error) {
 		}
 	}
 	defer release()
-	for _, p := range c.procs {
-		if err := p.stop(limit); err != nil {
-			return stageStop, err
-		}
-		c.counts[p] = len(p.threads)
+	if err := c.stopAll(limit); err != nil {
+		return stageStop, err
 	}
 	// From here on nothing runs.
 	stopped := time.Now()
@@ -176,9 +175,6 @@ func hurry() (end func()) {
 
 // check compares the sites and looks through the threads.
 func (c *change) check(limit time.Time) error {
-	if err := c.newcomers(); err != nil {
-		return err
-	}
 	var list refusal.List
 	for _, x := range c.parts {
 		if err := x.p.alone(x.members); err != nil {
@@ -202,24 +198,6 @@ func (c *change) check(limit time.Time) error {
 	}
 	if over := time.Since(limit); over > 0 {
 		return &BusyError{PID: c.procs[0].pid, Reason: fmt.Sprintf("cannot be stopped and checked within %v", c.opt.maxPause())}
-	}
-	return nil
-}
-
-// newcomers makes sure that no process has come that should be among the
-// selected ones: none of those that stand can start another one now.
-func (c *change) newcomers() error {
-	if c.opt.Belongs == nil {
-		return nil
-	}
-	all, err := All()
-	if err != nil {
-		return err
-	}
-	for _, pid := range all {
-		if _, old := slices.BinarySearch(c.seen, pid); !old && c.opt.Belongs(pid) && !ended(pid) {
-			return &BusyError{PID: pid, Reason: "was started meanwhile", again: true}
-		}
 	}
 	return nil
 }

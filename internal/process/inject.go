@@ -262,7 +262,7 @@ func (p *proc) roomOnStack(t *thread) error {
 	if m == nil || !m.Write || t.regs.sp()-m.Start < need {
 		return fmt.Errorf("its stack has no room")
 	}
-	if m.Path == "[stack]" {
+	if m.Path == kernelStack {
 		return nil
 	}
 	below := resolve.Find(p.maps, m.Start-1)

@@ -18,7 +18,9 @@ import (
 // they would be written now.
 func (in *installation) reuse() bool {
 	for i, r := range in.p.patches.Records {
-		idle := r.State == live.Reverted || r.State == live.Hosting || r.State == live.Preparing && !alive(r.Owner)
+		// A child has what was being prepared in its parent when it was forked.
+		own := r.Owner == in.record.Owner
+		idle := r.State == live.Reverted || r.State == live.Hosting || r.State == live.Preparing && (own || !alive(r.Owner))
 		if idle && r.Digest == in.record.Digest && r.Bias == in.record.Bias && in.fits(r) {
 			in.was, in.reused = r.Control, true
 			if r.State == live.Hosting { // it is one of the hosts, and stays one

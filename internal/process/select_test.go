@@ -42,11 +42,7 @@ func TestForkWhilePatching(t *testing.T) {
 	belongs := Running(target)
 	for range 3 {
 		var started *running
-		attempts := 0
 		opt := Options{Belongs: belongs, Timeout: time.Minute, hook: func(at string) {
-			if at == "mapped" {
-				attempts++
-			}
 			if at == "mapped" && started == nil {
 				started = start(t, target)
 			}
@@ -62,9 +58,6 @@ func TestForkWhilePatching(t *testing.T) {
 				t.Errorf("process %d is not among %v", r.pid, pids)
 			}
 			wantCondition(t, r, "applied")
-		}
-		if attempts < 2 {
-			t.Errorf("%d attempts", attempts)
 		}
 		_, err = Remove(nil, Removal{All: true}, Options{Belongs: belongs, Timeout: time.Minute})
 		must(t, err)

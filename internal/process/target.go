@@ -224,7 +224,7 @@ func (p *proc) read() error {
 	p.patches = live.Look(p.mem, live.Find(p.mem, p.extents))
 	p.traps = live.FindTraps(p.mem, trapExtents(p.maps))
 	p.patches.Trapped(p.traps)
-	return p.alive()
+	return p.same() // memory that was given back meanwhile holds no patches
 }
 
 func (p *proc) noMemory() error {
