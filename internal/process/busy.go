@@ -100,6 +100,9 @@ func (e *BusyError) Error() string {
 		tries = fmt.Sprintf("%d tries", e.Attempts)
 	}
 	text := fmt.Sprintf("%s %s after %s", who, what, tries)
+	if e.Attempts == 0 { // it has not come to a try
+		text = who + " " + what
+	}
 	if e.Advice != "" {
 		text += "; " + e.Advice
 	}

@@ -78,7 +78,7 @@ func alive(o live.Owner) bool {
 		return false
 	}
 	start, err := startOf(int(o.PID))
-	return err == nil && start == o.Start
+	return err == nil && start == o.Start && (&proc{pid: int(o.PID)}).lives() // one that was killed may not have been waited for
 }
 
 // isLoader reports whether a thread is of another process that runs the same

@@ -18,11 +18,25 @@ import (
 // apply or a revert, and retires memory of patches to which nothing leads yet.
 // Without a remedy it finishes what was written everywhere and takes back
 // anything else. Handlers of breakpoints are taken out. Any loader can do it; the
-// record in the target is enough.
+// record in the target is enough. It waits for one that is at work.
 func Repair(pids []int, remedy Remedy, opt Options) (*Repaired, error) {
 	runtime.LockOSThread()
 	defer runtime.UnlockOSThread()
 	deadline := time.Now().Add(opt.timeout())
+	for {
+		out, err := repair(pids, remedy, deadline, opt)
+		const wait = 2 * time.Millisecond
+		var busy *BusyError
+		if !errors.As(err, &busy) || !busy.again || StateOf(err) != Unchanged || time.Now().Add(wait).After(deadline) {
+			return out, err
+		}
+		opt.progress("another loader is at work", 0, 0)
+		time.Sleep(wait)
+	}
+}
+
+// repair makes one repair of what it finds.
+func repair(pids []int, remedy Remedy, deadline time.Time, opt Options) (*Repaired, error) {
 	procs, seen, err := openAll(pids, &opt)
 	defer closeAll(procs)
 	if err != nil {
