@@ -5,6 +5,7 @@ import (
 	"os/exec"
 	"path/filepath"
 	"testing"
+	"time"
 
 	"livepatch/internal/testkit/vm"
 )
@@ -30,6 +31,7 @@ func TestStub(t *testing.T) {
 		t.Run(v, func(t *testing.T) {
 			k := fetched(t, v)
 			s := k.session(t)
+			s.config.Timeout, s.config.Limit = 20*time.Minute, 5*time.Minute
 			dir := t.TempDir()
 			add := func(name string, args ...string) {
 				file := filepath.Join(dir, name+".lpatch")
@@ -41,6 +43,8 @@ func TestStub(t *testing.T) {
 			add("closed", "--return", "-EPERM", "cmdline_proc_show")
 			add("same", "--return", "0x7fffffffff", "__x64_sys_getpid", "__x64_sys_getppid")
 			add("quick", "--return", "-EPERM", "--flavour", "direct", "cmdline_proc_show")
+			add("vlan", "--target", k.moduleFile(t, "8021q"), "--return", "-EPERM", "vlan_seq_show")
+			s.config.Modules = append(s.config.Modules, "8021q")
 			s.do("closed/verify", "livepatch verify /closed.lpatch --running-kernel >/dev/null", quiet(0))
 			s.do("closed/before", "grep -c console /proc/cmdline", printed("1\n", ""))
 			s.do("closed/apply", "livepatch apply /closed.lpatch --kernel", quiet(0))
@@ -57,6 +61,11 @@ func TestStub(t *testing.T) {
 			s.do("quick/patched", "cat /proc/cmdline 2>&1 || true", printed("cat: read error: Operation not permitted\n", ""))
 			s.do("quick/revert", "livepatch revert quick --kernel", quiet(0))
 			s.do("quick/reverted", "grep -c console /proc/cmdline", printed("1\n", ""))
+			// A function of a module, by the type information of that.
+			s.do("vlan/before", "modprobe 8021q && grep -c 'VLAN Dev' /proc/net/vlan/config", printed("1\n", "8021q: 802.1Q VLAN Support v1.8"))
+			s.do("vlan/apply", "livepatch apply /vlan.lpatch --kernel", quiet(0))
+			s.do("vlan/patched", "cat /proc/net/vlan/config 2>&1 || true", printed("cat: read error: Operation not permitted\n", ""))
+			s.do("vlan/revert", "livepatch revert vlan --kernel", quiet(0))
 			s.run(t)
 		})
 	}
