@@ -157,12 +157,42 @@ func arm64Scratch(function []byte, x uint32, typ uint32) (uint32, bool) {
 	for s := uint32(16); s <= 17; s++ {
 		free := true
 		for off := 0; off+4 <= len(function) && free; off += 4 {
-			w := binary.LittleEndian.Uint32(function[off:])
-			free = w&31 != s && w>>5&31 != s && w>>16&31 != s && w>>10&31 != s
+			free = !arm64MayName(binary.LittleEndian.Uint32(function[off:]), s)
 		}
 		if free {
 			return s, true
 		}
 	}
 	return 0, false
+}
+
+// arm64MayName reports whether an instruction may name a register: a field where its kind
+// has a register says so. What is not known by kind has one in every field that any kind
+// has (Arm ARM, C4.1 "A64 instruction set encoding").
+func arm64MayName(w, reg uint32) bool {
+	const rd, rn, rt2, rm = 0, 5, 10, 16
+	fields := []uint32{rd, rn, rt2, rm}
+	switch {
+	case w>>26&7 == 4: // data processing with an immediate, by bits 25 to 23
+		switch w >> 23 & 7 {
+		case 0, 1, 5: // adr and adrp, movn, movz and movk
+			fields = []uint32{rd}
+		case 2, 3, 4, 6: // add and sub, logical, bit fields
+			fields = []uint32{rd, rn}
+		}
+	case w>>26&31 == 5, w>>25 == 0x2a: // b and bl, b.cond
+		fields = nil
+	case w>>26&31 == 13: // cbz, cbnz, tbz, tbnz
+		fields = []uint32{rd}
+	case w>>24&0x3b == 0x39: // loads and stores with an unsigned offset
+		fields = []uint32{rd, rn}
+	case w>>25&0x1d == 0x14: // pairs
+		fields = []uint32{rd, rn, rt2}
+	}
+	for _, f := range fields {
+		if w>>f&31 == reg {
+			return true
+		}
+	}
+	return false
 }
