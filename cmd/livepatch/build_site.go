@@ -116,7 +116,9 @@ func debianSite(c *cli.Context, p *printer) (*kernelSite, error) {
 		source: k.Path("source"), image: k.Path("vmlinuz"), modules: k.Path("modules/kernel"), targets: c.StringSlice("target"),
 		work: k.Path("prepared"), ours: true,
 	}
-	if tool := k.Path("objtool"); isRegular(tool) {
+	// The tools of the build are for the machine that runs them, so they have an objtool
+	// also where the kernel's build has none.
+	if tool := k.Path("objtool"); isRegular(tool) && !strings.HasSuffix(k.Release, "-arm64") {
 		s.files.objtool = tool
 	}
 	s.compiler = func(ctx context.Context) (string, error) {

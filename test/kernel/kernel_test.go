@@ -154,7 +154,13 @@ func (k *target) moduleFile(t testing.TB, name string) string {
 // create runs livepatch create and returns its exit code and what it said.
 func (k *target) create(t testing.TB, dir, out string, more ...string) (int, string) {
 	t.Helper()
-	cmd := exec.Command(program(t, "livepatch"), append(k.createArgs(t, dir, out), more...)...)
+	return k.livepatch(t, append(k.createArgs(t, dir, out), more...)...)
+}
+
+// livepatch runs the program and returns its exit code and what it said.
+func (k *target) livepatch(t testing.TB, args ...string) (int, string) {
+	t.Helper()
+	cmd := exec.Command(program(t, "livepatch"), args...)
 	said, err := cmd.CombinedOutput()
 	var exit *exec.ExitError
 	if err != nil && !errors.As(err, &exit) {

@@ -1,8 +1,6 @@
 package kernel
 
 import (
-	"errors"
-	"os/exec"
 	"path/filepath"
 	"testing"
 	"time"
@@ -13,14 +11,7 @@ import (
 // stub runs livepatch stub for functions of the kernel image.
 func (k *target) stub(t testing.TB, out string, args ...string) (int, string) {
 	t.Helper()
-	args = append([]string{"stub", "-o", out, "--target", filepath.Join(k.Dir, "vmlinuz")}, args...)
-	cmd := exec.Command(program(t, "livepatch"), args...)
-	said, err := cmd.CombinedOutput()
-	var exit *exec.ExitError
-	if err != nil && !errors.As(err, &exit) {
-		t.Fatal(err)
-	}
-	return cmd.ProcessState.ExitCode(), string(said)
+	return k.livepatch(t, append([]string{"stub", "-o", out, "--target", filepath.Join(k.Dir, "vmlinuz")}, args...)...)
 }
 
 // Functions of running kernels return at once what was asked for, and do what they
