@@ -14,7 +14,8 @@ import (
 )
 
 // TestRedisOnArm64 patches Debian's redis for arm64 under load, in a machine with
-// Debian's kernel that lets nobody but ptrace write code, and takes the patch back.
+// Debian's kernel that lets nobody but ptrace write code: verifies, applies, replaces
+// the patch by another, and takes that back; a loader that was killed is repaired.
 func TestRedisOnArm64(t *testing.T) {
 	if os.Getenv("LIVEPATCH_SLOW") == "" {
 		t.Skip("set LIVEPATCH_SLOW=1 for it")
@@ -22,12 +23,16 @@ func TestRedisOnArm64(t *testing.T) {
 	k := vm.Fetched(t, "--arch", "arm64", "6.12")
 	files := vm.Script(t, "redis-arm64")
 	dir := t.TempDir()
-	program, pkg := filepath.Join(dir, "livepatch"), filepath.Join(dir, "fix.lpatch")
+	program := filepath.Join(dir, "livepatch")
 	build := exec.Command("go", "build", "-o", program, "livepatch/cmd/livepatch")
 	build.Env = append(os.Environ(), "GOARCH=arm64", "CGO_ENABLED=0")
 	server := filepath.Join(files, "root/usr/bin/redis-check-rdb")
-	for _, cmd := range []*exec.Cmd{build, exec.Command(livepatchProgram(t), "create", "-o", pkg, "--target", server,
-		"--pair", filepath.Join(files, "t_string.before.o")+"="+filepath.Join(files, "t_string.after.o"))} {
+	cmds := []*exec.Cmd{build}
+	for _, name := range []string{"fix", "next"} {
+		cmds = append(cmds, exec.Command(livepatchProgram(t), "create", "--name", name, "-o", filepath.Join(dir, name+".lpatch"), "--target", server,
+			"--pair", filepath.Join(files, "t_string.before.o")+"="+filepath.Join(files, "t_string.after.o")))
+	}
+	for _, cmd := range cmds {
 		if out, err := cmd.CombinedOutput(); err != nil {
 			t.Fatalf("%v: %v\n%s", cmd, err, out)
 		}
@@ -35,7 +40,8 @@ func TestRedisOnArm64(t *testing.T) {
 	c := vm.Config{
 		Kernel: k, Counted: true, Timeout: time.Hour, Limit: time.Hour, Append: "proc_mem.force_override=never",
 		Files: []vm.File{
-			{Name: "/livepatch", From: program}, {Name: "/fix.lpatch", From: pkg}, {Name: "/redis-server", From: server},
+			{Name: "/livepatch", From: program}, {Name: "/redis-server", From: server},
+			{Name: "/fix.lpatch", From: filepath.Join(dir, "fix.lpatch")}, {Name: "/next.lpatch", From: filepath.Join(dir, "next.lpatch")},
 			{Name: "/redis-cli", From: filepath.Join(files, "root/usr/bin/redis-cli")},
 			{Name: "/redis-benchmark", From: filepath.Join(files, "root/usr/bin/redis-benchmark")},
 		},
@@ -64,8 +70,8 @@ func TestRedisOnArm64(t *testing.T) {
 			said = append(said, strings.TrimSpace(word))
 		}
 	}
-	if got := strings.Join(said, " "); got != "5 10 5 10 5" {
-		t.Errorf("lengths %q, want 5 10 5 10 5", got)
+	if got, want := strings.Join(said, " "), "5 10 10 5 10 10 5 5 5 5 5 5 5"; got != want {
+		t.Errorf("lengths %q, want %q", got, want)
 	}
 	for _, l := range s.Log {
 		if l.Level <= 3 {
@@ -75,25 +81,45 @@ func TestRedisOnArm64(t *testing.T) {
 }
 
 // redisScript has clients ask for a length without a pause, and changes the
-// server meanwhile, twice.
+// server meanwhile.
 const redisScript = `set -e
 cli="/redis-cli -s /tmp/redis"
+patience="--timeout 60s --max-pause 10s"
 /redis-server --port 0 --unixsocket /tmp/redis --save '' --appendonly no --dir /tmp >/tmp/log &
 server=$!
 until $cli ping 2>/dev/null | grep -q PONG; do sleep 1; done
 $cli set key 12345
-/redis-benchmark -s /tmp/redis -q -n 1000000 -c 8 strlen key >/tmp/load 2>&1 &
+/redis-benchmark -s /tmp/redis -q -n 3000000 -c 8 strlen key >/tmp/load 2>&1 &
 load=$!
 sleep 2
 say() { echo "said $($cli strlen key)"; }
 say
 for i in 1 2; do
-	/livepatch apply --pid $server --timeout 60s --max-pause 10s /fix.lpatch
+	/livepatch verify --pid $server /fix.lpatch
+	/livepatch apply --pid $server $patience /fix.lpatch
 	/livepatch status --pid $server
 	say
-	/livepatch revert --pid $server --timeout 60s --max-pause 10s fix
+	/livepatch retarget --pid $server $patience /next.lpatch
+	say
+	/livepatch revert --pid $server $patience next
 	say
 done
+# Loaders are killed, wherever they are, and what they have left is taken back.
+for i in 1 2 3 4 5 6; do
+	/livepatch apply --pid $server $patience /fix.lpatch >/tmp/out 2>&1 &
+	loader=$!
+	usleep ${i}50000
+	kill -9 $loader 2>/dev/null && echo killed || echo through
+	wait $loader || true
+	/livepatch repair --pid $server $patience --rollback
+	if /livepatch status --pid $server --json | grep -q '"applied"'; then
+		[ "$($cli strlen key)" = 10 ]
+		/livepatch revert --pid $server $patience fix
+	fi
+	say
+done
+/livepatch revert --reclaim --pid $server $patience
+/livepatch status --pid $server
 kill -0 $load
 kill $load
 ! grep -i error /tmp/load

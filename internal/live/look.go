@@ -251,7 +251,7 @@ type pristine struct {
 
 func (p pristine) ReadAt(b []byte, off int64) (int, error) {
 	n, err := p.mem.ReadAt(b, off)
-	for _, s := range p.written {
+	for _, s := range slices.Backward(p.written) { // of writes to the same bytes the first knows what was there before
 		overlay(b[:n], uint64(off), s.Old, s.Addr)
 	}
 	return n, err

@@ -111,3 +111,18 @@ func TestPristine(t *testing.T) {
 		t.Errorf("what somebody else has written is %x, %v", b, err)
 	}
 }
+
+// Redirects of different lengths in one place: what the later step of a plan found
+// there is not what the file holds.
+func TestPristineBeneath(t *testing.T) {
+	m := sites([]byte{0x17, 2, 3, 4, 0x21, 0x22, 0x23, 0x24}, nil)
+	at := m.base + 0x104
+	host := &Record{Control: Control{State: Hosting, Sequence: 1}, Index: 0x1800, Functions: []Function{{Name: "f", Old: at, OldSize: 0x40}}, Base: 0x1000, Sizes: [3]uint64{0x400, 0x400, 0x400},
+		Slots: []Slot{{0, 0x1000, 0x1810}}, Writes: []Write{{Function: 0, Addr: at, Old: make([]byte, 8), New: []byte{0x11, 0x12, 0x13, 0x14, 0x21, 0x22, 0x23, 0x24}}}}
+	direct := &Record{Control: Control{State: Applied, Sequence: 2}, Functions: host.Functions, Base: 0x2000, Sizes: host.Sizes,
+		Writes: []Write{{Function: 0, Addr: at, Old: make([]byte, 4), New: []byte{0x17, 2, 3, 4}}}}
+	b := make([]byte, 8)
+	if _, err := Look(m, []*Record{host, direct}).Pristine(m).ReadAt(b, int64(at)); err != nil || !bytes.Equal(b, make([]byte, 8)) {
+		t.Errorf("% x, %v", b, err)
+	}
+}

@@ -42,8 +42,7 @@ const (
 	userTop   = 1 << 48
 	codeStep  = 4 // instructions begin at multiples of it
 
-	unwinds  = false // stacks, where words on them keep a function busy: not tried on this machine
-	trapPast = 0     // bytes behind its start at which a breakpoint stops a thread
+	trapPast = 0 // bytes behind its start at which a breakpoint stops a thread
 )
 
 // breakpointCode is the instruction of a breakpoint: brk #0.

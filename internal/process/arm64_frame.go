@@ -6,6 +6,7 @@ import (
 	"bytes"
 	"encoding/binary"
 	"fmt"
+	"slices"
 )
 
 // Signal frames of arm64 (struct rt_sigframe, arch/arm64/kernel/signal.c;
@@ -231,6 +232,8 @@ func putHead(b []byte, magic, size uint32) {
 	binary.LittleEndian.PutUint32(b, magic)
 	binary.LittleEndian.PutUint32(b[4:], size)
 }
+
+func (s vectorState) bytes() []byte { return slices.Concat(s.simd, s.sve, s.poe) }
 
 // records returns the records that restore the state: those that always fit into the
 // frame, and that of SVE, empty if there is no such state.

@@ -5,6 +5,7 @@ package process
 import (
 	"debug/elf"
 	"encoding/binary"
+	"encoding/hex"
 	"errors"
 	"fmt"
 	"io"
@@ -13,8 +14,12 @@ import (
 	"time"
 )
 
-// patchable leaves the NOPs that dispatch slot needs.
-const patchable = "-fpatchable-function-entry=4,2"
+// patchable leaves the NOPs that dispatch slot needs: before the entry a word that is
+// aligned, wherever that stands.
+const patchable = "-fpatchable-function-entry=5,3"
+
+// throwers is how many threads throw exceptions: in an emulator nothing else is done.
+const throwers = "1"
 
 // vdsoCalls says that every process has the code for an injected system call.
 const vdsoCalls = true
@@ -264,4 +269,10 @@ func TestEmulateEncodings(t *testing.T) {
 			t.Errorf("%s: %v\nhave %+v\nwant %+v", tc.text, ok, r, want)
 		}
 	}
+}
+
+// isJump reports whether code in hexadecimal digits begins with b.
+func isJump(code string) bool {
+	b, err := hex.DecodeString(code)
+	return err == nil && len(b) >= 4 && binary.LittleEndian.Uint32(b)>>26 == 5
 }

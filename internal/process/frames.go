@@ -33,7 +33,7 @@ func (m nowMemory) ReadAt(b []byte, at int64) (int, error) { return m.p.mem.Read
 // doubt reads the tables of frames, if words have kept a process busy.
 func (c *change) doubt(err error) {
 	var busy *BusyError
-	if !unwinds || !errors.As(err, &busy) || !slices.ContainsFunc(busy.Holders, func(h Holder) bool { return h.Found == InStack || h.Found == InRegister }) {
+	if !errors.As(err, &busy) || !slices.ContainsFunc(busy.Holders, func(h Holder) bool { return h.Found == InStack || h.Found == InRegister }) {
 		return
 	}
 	for _, p := range c.procs {

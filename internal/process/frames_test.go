@@ -107,7 +107,7 @@ func TestFramesBlock(t *testing.T) {
 		t.Run(tc.way, func(t *testing.T) {
 			s := start(t, target, tc.way)
 			before := text(t, s.pid)
-			_, err := Apply([]int{s.pid}, pkg, Options{Timeout: time.Second})
+			_, err := Apply([]int{s.pid}, pkg, Options{Timeout: 3 * time.Second})
 			var busy *BusyError
 			if !errors.As(err, &busy) || StateOf(err) != Unchanged || len(busy.Holders) != 1 {
 				t.Fatalf("error %v", err)
@@ -146,7 +146,7 @@ func TestFramesAreThoseOfBacktrace(t *testing.T) {
 			defer p.close()
 			defer p.release()
 			p.readFrames()
-			u := &unwind.Unwinder{Machine: machine, Mem: p.mem}
+			u := &unwind.Unwinder{Machine: machine, Mem: p.mem, Signed: p.anyThread().signedBits()}
 			for _, f := range p.frames {
 				u.Tables = append(u.Tables, f.table)
 			}

@@ -1,4 +1,4 @@
-//go:build linux && amd64
+//go:build linux && (amd64 || arm64)
 
 package process
 
@@ -12,7 +12,9 @@ import (
 	"time"
 
 	"livepatch/internal/live"
+	"livepatch/internal/refusal"
 	"livepatch/internal/resolve"
+	"livepatch/internal/taken"
 	"livepatch/internal/unwind"
 	"livepatch/trampoline"
 )
@@ -94,7 +96,7 @@ func (x *reclaiming) taken(r *live.Record) {
 			}
 		}
 	}
-	if at, ok := takesAddress(code, start, start, r.End()); ok {
+	if at, ok := taken.Address(machine, code, start, start, r.End()); ok {
 		x.keep(r, live.StaysTaken, "%s (%#x)", live.StaysTaken, at)
 		return
 	}
@@ -137,7 +139,10 @@ func (x *reclaiming) threads(limit time.Time) (stacks []stack, err error) {
 		if err != nil {
 			return nil, x.p.orEnded(err)
 		}
-		registers := []byte(state)
+		if t.signedBits()&(1<<(8*addressBytes)-1) != 0 {
+			return nil, refusal.New(refusal.Unsupported, x.p.where(), "signatures of return addresses begin below bit %d: they cannot be told from addresses", 8*addressBytes)
+		}
+		registers := state.bytes()
 		for _, v := range append(t.regs.dwarf(), t.regs.pc()) {
 			registers = binary.LittleEndian.AppendUint64(registers, v)
 		}
@@ -238,11 +243,12 @@ func (s *memorySearch) mapping(m *resolve.Mapping, pages *os.File) error {
 		return s.run(m.Start, m.End, m)
 	}
 	const entry, present, swapped = 8, 1 << 63, 1 << 62 // Documentation/admin-guide/mm/pagemap.rst
+	size := uint64(os.Getpagesize())
 	b := make([]byte, 64<<10)
 	from := uint64(0) // of a run of pages that are there; 0 without
 	for at := m.Start; at < m.End; {
-		n := min(uint64(len(b))/entry, (m.End-at)/pageSize)
-		if got, err := pages.ReadAt(b[:n*entry], int64(at/pageSize*entry)); uint64(got) != n*entry {
+		n := min(uint64(len(b))/entry, (m.End-at)/size)
+		if got, err := pages.ReadAt(b[:n*entry], int64(at/size*entry)); uint64(got) != n*entry {
 			return fmt.Errorf("its pages cannot be told: %w", plain(err))
 		}
 		if time.Now().After(s.limit) {
@@ -250,7 +256,7 @@ func (s *memorySearch) mapping(m *resolve.Mapping, pages *os.File) error {
 		}
 		for i := range n {
 			there := binary.LittleEndian.Uint64(b[i*entry:])&(present|swapped) != 0
-			page := at + i*pageSize
+			page := at + i*size
 			switch {
 			case there && from == 0:
 				from = page
@@ -261,7 +267,7 @@ func (s *memorySearch) mapping(m *resolve.Mapping, pages *os.File) error {
 				from = 0
 			}
 		}
-		at += n * pageSize
+		at += n * size
 	}
 	if from != 0 {
 		return s.run(from, m.End, m)

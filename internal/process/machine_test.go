@@ -27,11 +27,14 @@ var (
 	armTests = []string{
 		"TestSignalFrame", "TestInRestartBlock", "TestEmulateEncodings", // without a target
 		"TestOneThread", "TestImports", "TestBranchProtection", "TestSignedReturnAddress",
-		"TestWritesThroughPtrace", "TestClaims", "TestKilledPreparing",
+		"TestWritesThroughPtrace", "TestClaims", "TestKilledPreparing", "TestStaleReturnAddress", "TestReclaim", "TestDispatchIsAtomic",
 	}
 	armSlow = []string{
 		"TestSleeper", "TestStatic", "TestFixedAddress", "TestTightLoop", "TestBareProgram", "TestThreadLocal", "TestVectors",
 		"TestWrongBuild", "TestBreakpointAtSite", "TestStrictSeccomp", "TestCoroutines", "TestKilledBetweenWrites", "TestRegistersSurvive", "TestLoaderDies",
+		"TestFramesBlock", "TestFramesAreThoseOfBacktrace", "TestReclaimHeld", "TestReclaimTaken", "TestReclaimKilled", "TestReclaimUnwinder",
+		"TestDispatch", "TestGateIsRemoved", "TestSlotTextStays", "TestExceptions", "TestVersions", "TestRetarget",
+		"TestPatchedBeforeMain", "TestForkWhilePatching", "TestSeveralProcessesOrNone",
 	}
 )
 

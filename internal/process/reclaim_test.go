@@ -1,4 +1,4 @@
-//go:build linux && amd64
+//go:build linux && (amd64 || arm64)
 
 package process
 
@@ -26,7 +26,7 @@ import (
 // leaving builds the target of reclaim.c and a package for it.
 func leavingTarget(t *testing.T, flags ...string) (string, *pack.Package) {
 	t.Helper()
-	target := compile(t, "reclaim", "-pthread", "reclaim.c")
+	target := compile(t, "reclaim", "-pthread", patchable, "reclaim.c")
 	fix := compile(t, "fix.o", append(flags, "-c", "-fPIE", "reclaim_fix.c")...)
 	return target, handMade(t, "fix", target, fix, replaced{old: "answer", new: "answer_new"})
 }

@@ -3,6 +3,7 @@
 package process
 
 import (
+	"debug/elf"
 	"fmt"
 	"io"
 	"os"
@@ -60,6 +61,9 @@ func (r *running) wantVersion(version int, since ...int) {
 // often patches come, go and take each other's place; by either way to write.
 func TestSlotTextStays(t *testing.T) {
 	for _, how := range []Switch{SwitchStop, SwitchInt3} {
+		if how == SwitchInt3 && machine == elf.EM_AARCH64 {
+			continue // a call and a branch come in the place of two NOPs
+		}
 		t.Run(string(how), func(t *testing.T) {
 			x := steadyTarget(t, 4)
 			s := start(t, x.target, "3")

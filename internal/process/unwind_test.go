@@ -3,6 +3,7 @@
 package process
 
 import (
+	"debug/elf"
 	"fmt"
 	"io"
 	"os"
@@ -65,12 +66,15 @@ func TestExceptions(t *testing.T) {
 		{"slot", trampoline.Slot, nil, []string{"-fPIE", "-fpatchable-function-entry=16,11", "-falign-functions=16"}, 1},
 		{"static", trampoline.Direct, []string{"-static"}, []string{"-fno-pie"}, 1},
 	} {
+		if tc.name == "static" && machine == elf.EM_AARCH64 {
+			continue // a thread that does nothing but throw holds an address of a function in a register at nearly all times
+		}
 		t.Run(tc.name, func(t *testing.T) {
 			target, pkg := throwing(t, tc.way, tc.link, tc.flags...)
 			if u := pkg.Manifest.Targets[0].Unwind; u != manifest.UnwindNeeded {
 				t.Fatalf("unwind is %q", u)
 			}
-			s := start(t, target, "4")
+			s := start(t, target, throwers)
 			s.sides(thrownOld)
 			for range tc.rounds {
 				_, err := Apply([]int{s.pid}, pkg, Options{Timeout: time.Minute})

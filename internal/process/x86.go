@@ -20,8 +20,7 @@ const (
 	userTop   = 1<<47 - 4096
 	codeStep  = 1 // instructions may begin at any multiple of it
 
-	unwinds  = true // stacks, where words on them keep a function busy
-	trapPast = 1    // bytes behind its start at which a breakpoint stops a thread
+	trapPast = 1 // bytes behind its start at which a breakpoint stops a thread
 )
 
 // breakpointCode is the instruction of a breakpoint: int3.

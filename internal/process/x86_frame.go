@@ -214,6 +214,8 @@ func sigframeState(xstate vectorState, features *xsaveLayout) ([]byte, error) {
 // vectorState is the extended state of a thread.
 type vectorState []byte
 
+func (s vectorState) bytes() []byte { return s }
+
 // sameState reports whether two register sets hold the same extended state:
 // all but the software's bytes and the header, in which the processor may say
 // of a feature in its initial state either way.

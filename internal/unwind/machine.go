@@ -17,6 +17,10 @@ type traits struct {
 	// does.
 	before     int
 	call, trap func(b []byte) bool
+
+	// handled returns what a signal handler interrupted, if that is what the registers
+	// lead to, by code which the kernel does not describe.
+	handled func(u *Unwinder, r *Registers) (*Registers, bool)
 }
 
 var machines = map[elf.Machine]*traits{elf.EM_X86_64: &x86, elf.EM_AARCH64: &arm64}

@@ -136,6 +136,11 @@ func (u *Unwinder) step(m *traits, r *Registers, interrupted bool) (*Registers, 
 	if !interrupted {
 		at-- // a call may be the last instruction of a function
 	}
+	if m.handled != nil && !interrupted && !m.afterCall(u.Mem, r.PC) {
+		if next, ok := m.handled(u, r); ok {
+			return next, &description{common: &common{signal: true}}, nil
+		}
+	}
 	d, err := u.find(at)
 	if err != nil {
 		return nil, nil, err

@@ -239,6 +239,33 @@ func TestWalkArm64(t *testing.T) {
 	}
 }
 
+// arm64: the vDSO does not describe what handlers return to.
+func TestSignalFrameArm64(t *testing.T) {
+	m := newMemory()
+	m.put(0x1000, 0x01, 0x00, 0x00, 0xd4) // svc #0
+	m.put(0x1300, 0x68, 0x11, 0x80, 0xd2, 0x01, 0x00, 0x00, 0xd4)
+	table := m.tables(t, 30, "zR", []byte{cfaDef, 31, 0},
+		described{0x1000, 0x100, []byte{cfaUndefined, 30}}, described{0x1200, 0x100, nil})
+	table.end = 0x1300
+	const sp, pc = 0x3100 + 560, 0x3100 + 568 // uc_mcontext of struct rt_sigframe
+	m.word(sp, 0x3800)
+	m.word(pc, 0x1004)
+	regs := make([]uint64, 32)
+	regs[30], regs[31] = 0x1300, 0x3100
+	u := &Unwinder{Machine: elf.EM_AARCH64, Mem: m, Tables: []*Table{table}}
+	list, err := u.Walk(NewRegisters(0x1200, regs...), stackAt, stackTo)
+	if err != nil || !slices.Equal(pcs(list), []uint64{0x1200, 0x1300, 0x1004}) {
+		t.Fatalf("%+v, %v", list, err)
+	}
+	if !list[1].Signal || !list[2].Interrupted || !list[2].Resting || list[2].SP != 0x3800 {
+		t.Errorf("%+v", list)
+	}
+	m.put(0x1300, 0x69) // another register
+	if _, err := u.Walk(NewRegisters(0x1200, regs...), stackAt, stackTo); err == nil || !strings.Contains(err.Error(), "its return address is not described") {
+		t.Errorf("error %v", err)
+	}
+}
+
 func TestExpressions(t *testing.T) {
 	u := &Unwinder{Mem: newMemory()}
 	u.Mem.(memory).word(0x3000, 77)

@@ -20,7 +20,11 @@ int answer_new(int x)
 			rest();
 	}
 	if (x == -2)
+#ifdef __aarch64__
+		__asm__ volatile("bl 1f\n1: adrp x1, kept\nstr x30, [x1, :lo12:kept]" ::: "x1", "x30", "memory");
+#else
 		__asm__ volatile("call 1f\n1: pop %%rax\nmov %%rax, kept(%%rip)" ::: "rax", "memory");
+#endif
 #ifdef TAKEN
 	kept = helper;
 	kept = 0;
