@@ -93,7 +93,7 @@ func (t *frameTable) add(p *piece, rels map[*elfpatch.Section][]elfpatch.Rela) {
 	program := p.frame.program
 	if l := t.k.layouts[p]; l != nil {
 		var ok bool
-		if program, ok = movedProgram(program, c, l); !ok {
+		if program, ok = movedProgram(program, c, l); !ok || p.frame.skip > 0 {
 			t.refuse(p, "the description of its frames cannot be moved")
 			return
 		}
@@ -106,11 +106,16 @@ func (t *frameTable) add(p *piece, rels map[*elfpatch.Section][]elfpatch.Rela) {
 	if !ok {
 		return
 	}
+	size := t.k.out.Symbols[t.k.included[p]].Size
+	if p.frame.skip > size {
+		t.refuse(p, "the description of its frames begins behind it")
+		return
+	}
 	at := len(t.data)
 	b := binary.LittleEndian.AppendUint32(make([]byte, 4), uint32(at+4-common))
-	t.relate(at+len(b), t.distance, t.k.included[p], 0)
+	t.relate(at+len(b), t.distance, t.k.included[p], int64(p.frame.skip))
 	b = append(b, 0, 0, 0, 0)
-	b = binary.LittleEndian.AppendUint32(b, uint32(t.k.out.Symbols[t.k.included[p]].Size))
+	b = binary.LittleEndian.AppendUint32(b, uint32(size-p.frame.skip))
 	if c.handlers == encodeOmit {
 		b = append(b, 0)
 	} else {

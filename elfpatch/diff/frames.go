@@ -6,6 +6,7 @@ import (
 	"slices"
 	"strings"
 
+	"livepatch/disasm"
 	"livepatch/elfpatch"
 )
 
@@ -16,7 +17,8 @@ import (
 // frame is how the frames of a function are unwound.
 type frame struct {
 	common   *common
-	program  []byte // from the entry of the function on
+	skip     uint64 // bytes of NOPs at the entry of the function, before what is described
+	program  []byte
 	handlers *piece // its language-specific data area, nil if it has none
 }
 
@@ -259,11 +261,29 @@ func (r *frameReader) entry(c *common, at, end int) (e frameEntry, ok bool) {
 		return e, false
 	}
 	p := r.s.at(start.sec, uint64(start.add))
-	if p == nil || p.kind != function || int64(p.off) != start.add {
+	if p == nil || p.kind != function || !r.s.onlyNops(start.sec, p.off, uint64(start.add)) {
 		return e, false
 	}
+	e.frame.skip = uint64(start.add) - p.off
 	p.frame = e.frame
 	return e, true
+}
+
+// onlyNops reports whether code has nothing but NOPs from one offset to another. GCC
+// describes functions of arm64 from behind the NOPs of -fpatchable-function-entry on.
+func (s *side) onlyNops(sec int, from, to uint64) bool {
+	code := s.f.Sections[sec].Data
+	for from < to {
+		if to > uint64(len(code)) {
+			return false
+		}
+		in, err := disasm.Decode(s.f.Machine, code[from:to])
+		if err != nil || !in.Nop {
+			return false
+		}
+		from += uint64(in.Len)
+	}
+	return from == to
 }
 
 // hasAugmentation reports whether entries say how long their augmentation is.

@@ -103,6 +103,45 @@ int f(int x) { may(x); return 0; }
 	}
 }
 
+// GCC's description of a patchable function of arm64 begins behind its NOPs.
+func TestFramesBehindNops(t *testing.T) {
+	cc := testkit.Tool(t, "aarch64-linux-gnu-g++")
+	const source = `
+void may(int);
+#ifdef AFTER
+int f(int x) { try { may(x + 1); } catch (int) { return 1; } return 0; }
+#else
+int f(int x) { try { may(x); } catch (int) { return 1; } return 0; }
+#endif
+`
+	a, b := compile(t, cc, "cc", source, []string{"-fPIC", "-fpatchable-function-entry=5,3"})
+	d, err := Compare(a, b, Options{Name: "o"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	cut, err := d.Cut()
+	if err != nil {
+		t.Fatal(err)
+	}
+	frames := cut.Object.Section(".eh_frame")
+	if frames == nil {
+		t.Fatal(".eh_frame is missing")
+	}
+	addends := map[int64]bool{}
+	list, err := cut.Object.Relocations(frames)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, r := range list {
+		if cut.Object.Symbols[r.Symbol].Name == "_Z1fi" {
+			addends[r.Addend] = true
+		}
+	}
+	if len(addends) != 1 || !addends[8] {
+		t.Errorf("the function is described from %v on, not from 8", addends)
+	}
+}
+
 // What says how frames are unwound, and what throws, is moved with the code.
 func TestMovedFrames(t *testing.T) {
 	l := &layout{old: []insn{{off: 0, len: 2}, {off: 2, len: 3}, {off: 5, len: 1}}, now: []int{0, 0x45, 0x48, 0x49}}

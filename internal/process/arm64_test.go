@@ -18,6 +18,10 @@ import (
 // aligned, wherever that stands.
 const patchable = "-fpatchable-function-entry=5,3"
 
+// slotSwitches are the ways to write an entry that leads to a record: two instructions
+// take the place of NOPs.
+var slotSwitches = []Switch{SwitchStop}
+
 // throwers is how many threads throw exceptions: in an emulator nothing else is done.
 const throwers = "1"
 

@@ -34,7 +34,8 @@ var (
 		"TestWrongBuild", "TestBreakpointAtSite", "TestStrictSeccomp", "TestCoroutines", "TestKilledBetweenWrites", "TestRegistersSurvive", "TestLoaderDies",
 		"TestFramesBlock", "TestFramesAreThoseOfBacktrace", "TestReclaimHeld", "TestReclaimTaken", "TestReclaimKilled", "TestReclaimUnwinder",
 		"TestDispatch", "TestGateIsRemoved", "TestSlotTextStays", "TestExceptions", "TestVersions", "TestRetarget",
-		"TestPatchedBeforeMain", "TestForkWhilePatching", "TestSeveralProcessesOrNone",
+		"TestPatchedBeforeMain", "TestForkWhilePatching", "TestSeveralProcessesOrNone", "TestKilledBetweenProcesses",
+		"TestSlotBeneathOthers", "TestSlotForks", "TestForksAndSpawns", "TestRollBack", "TestTargetEnds",
 	}
 )
 

@@ -3,7 +3,6 @@
 package process
 
 import (
-	"debug/elf"
 	"fmt"
 	"io"
 	"os"
@@ -60,10 +59,7 @@ func (r *running) wantVersion(version int, since ...int) {
 // Once a process has sites with records its text is not written any more, however
 // often patches come, go and take each other's place; by either way to write.
 func TestSlotTextStays(t *testing.T) {
-	for _, how := range []Switch{SwitchStop, SwitchInt3} {
-		if how == SwitchInt3 && machine == elf.EM_AARCH64 {
-			continue // a call and a branch come in the place of two NOPs
-		}
+	for _, how := range slotSwitches {
 		t.Run(string(how), func(t *testing.T) {
 			x := steadyTarget(t, 4)
 			s := start(t, x.target, "3")
@@ -132,7 +128,7 @@ func wantConditions(t *testing.T, s *running, want map[string]string) {
 func TestSlotBeneathOthers(t *testing.T) {
 	x := steadyTarget(t, 3)
 	for _, way := range []trampoline.Dispatch{trampoline.Direct, trampoline.Gated, trampoline.Shared} {
-		for _, how := range []Switch{SwitchStop, SwitchInt3} {
+		for _, how := range slotSwitches {
 			t.Run(fmt.Sprintf("%s/%s", way, how), func(t *testing.T) {
 				s := start(t, x.target, "3")
 				opt := Options{Timeout: time.Minute, Switch: how}

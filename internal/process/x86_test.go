@@ -10,6 +10,9 @@ import (
 // patchable leaves the NOPs that dispatch slot needs.
 const patchable = "-fpatchable-function-entry=16,11"
 
+// slotSwitches are the ways to write an entry that leads to a record.
+var slotSwitches = []Switch{SwitchStop, SwitchInt3}
+
 // throwers is how many threads throw exceptions.
 const throwers = "4"
 
