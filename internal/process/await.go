@@ -81,10 +81,9 @@ func (p *proc) watch(t *thread, deadline time.Time) error {
 
 // returned looks whether a watched thread has come to the end of its call.
 func (p *proc) returned(t *thread) (bool, error) {
-	var ws unix.WaitStatus
-	got, err := unix.Wait4(t.tid, &ws, unix.WNOHANG|unix.WALL, nil)
+	ws, got, err := nextStop(t.tid)
 	switch {
-	case err == unix.EINTR, err == nil && got == 0:
+	case err == unix.EINTR, err == nil && !got:
 		return false, nil
 	case err != nil, ws.Exited(), ws.Signaled():
 		delete(p.seized, t.tid)

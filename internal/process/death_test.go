@@ -5,6 +5,7 @@ package process
 import (
 	"fmt"
 	"os"
+	"runtime"
 	"strconv"
 	"strings"
 	"testing"
@@ -134,6 +135,53 @@ func TestLoaderDies(t *testing.T) {
 				t.Errorf("answer %d, wrong %d", a, wrong)
 			}
 		})
+	}
+}
+
+// A signal that a thread has stopped to receive is not lost if the loader dies then.
+func TestSignalOutlivesLoader(t *testing.T) {
+	target, _ := keeper(t)
+	s := start(t, target)
+	look := func() error {
+		p, err := open(s.pid)
+		if err != nil {
+			return err
+		}
+		defer p.close()
+		p.opt = &Options{}
+		th, err := p.seizeThread(s.pid)
+		if err != nil {
+			return err
+		}
+		if err := s.cmd.Process.Signal(unix.SIGUSR1); err != nil {
+			return err
+		}
+		ws, err := th.wait(time.Now().Add(time.Minute))
+		if err == nil && ws.StopSignal() != unix.SIGUSR1 {
+			err = fmt.Errorf("it stopped for %v", ws.StopSignal())
+		}
+		return err
+	}
+	stopped := make(chan error)
+	var trace func()
+	trace = func() {
+		runtime.LockOSThread() // for good: the tracer is a thread that ends with this function
+		if unix.Gettid() != os.Getpid() {
+			stopped <- look()
+			return
+		}
+		defer runtime.UnlockOSThread() // the first thread never ends; another one is taken while this one is held
+		next := make(chan bool)
+		go func() { trace(); close(next) }()
+		<-next
+	}
+	go trace()
+	must(t, <-stopped)
+	var answer, counter, wrong int
+	_, err := fmt.Sscan(s.line(), &answer, &counter, &wrong)
+	must(t, err)
+	if answer != 2 || wrong != 0 {
+		t.Errorf("answer %d, wrong %d", answer, wrong)
 	}
 }
 

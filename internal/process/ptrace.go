@@ -107,17 +107,16 @@ func (t *thread) interrupt() error {
 // wait waits for the thread's next stop until the deadline.
 func (t *thread) wait(deadline time.Time) (unix.WaitStatus, error) {
 	for spins := 0; ; spins++ {
-		var ws unix.WaitStatus
-		got, err := unix.Wait4(t.tid, &ws, unix.WNOHANG|unix.WALL, nil)
+		ws, got, err := nextStop(t.tid)
 		switch {
 		case err == unix.EINTR:
 			continue
 		case err != nil:
 			return 0, errGone
-		case got == t.tid && (ws.Exited() || ws.Signaled()):
+		case got && (ws.Exited() || ws.Signaled()):
 			delete(t.p.seized, t.tid)
 			return ws, errGone
-		case got == t.tid:
+		case got:
 			return ws, nil
 		}
 		if time.Now().After(deadline) {
@@ -136,6 +135,25 @@ func (t *thread) wait(deadline time.Time) (unix.WaitStatus, error) {
 		ts := unix.NsecToTimespec(int64(stopPoll))
 		unix.Nanosleep(&ts, nil)
 	}
+}
+
+// nextStop returns what wait4(2) would tell of a traced thread, without waiting. A
+// stop to receive a signal is not taken by that: when its tracer dies, the kernel lets
+// the thread receive what no wait has taken, and a signal that is lost may be that of
+// a breakpoint, behind which the thread would go on.
+func nextStop(tid int) (ws unix.WaitStatus, got bool, err error) {
+	var info unix.Siginfo
+	if err := unix.Waitid(unix.P_PID, tid, &info, unix.WEXITED|unix.WSTOPPED|unix.WNOHANG|unix.WNOWAIT|unix.WALL, nil); err != nil || info.Signo == 0 {
+		return 0, false, err
+	}
+	const trapped, status = 4, 6 // CLD_TRAPPED; the word of si_status
+	code := (*[status + 1]int32)(unsafe.Pointer(&info))[status]
+	signal := unix.Signal(code)
+	if info.Code == trapped && code>>8 == 0 && signal != unix.SIGTRAP|traceSyscall && !(signal == unix.SIGTRAP && (&thread{tid: tid}).stepped()) {
+		return unix.WaitStatus(code<<8 | 0x7f), true, nil
+	}
+	n, err := unix.Wait4(tid, &ws, unix.WNOHANG|unix.WALL, nil)
+	return ws, n == tid, err
 }
 
 // held reports whether the thread is one that we trace and that can stop. If it

@@ -196,16 +196,15 @@ func (p *proc) settle(keep *thread) {
 // settled reports whether nothing is owed to a thread any more, or nothing that
 // can be given: the end of the first thread is told when all others have ended.
 func (p *proc) settled(tid int) bool {
-	var ws unix.WaitStatus
-	got, err := unix.Wait4(tid, &ws, unix.WNOHANG|unix.WALL, nil)
+	ws, got, err := nextStop(tid)
 	switch {
 	case err == unix.EINTR:
 		return false
-	case err != nil, got == tid && (ws.Exited() || ws.Signaled()):
+	case err != nil, got && (ws.Exited() || ws.Signaled()):
 		return true
-	case got == tid:
+	case got:
 		signal := uintptr(0)
-		if s := ws.StopSignal(); int(ws)>>16 == 0 && s != unix.SIGTRAP && s != unix.SIGTRAP|traceSyscall {
+		if s := ws.StopSignal(); int(ws)>>16 == 0 && s != unix.SIGTRAP|traceSyscall && !(s == unix.SIGTRAP && (&thread{tid: tid}).stepped()) {
 			signal = uintptr(s) // that it stopped to receive
 		}
 		return ptraceWord(unix.PTRACE_DETACH, tid, 0, signal) == nil
