@@ -148,12 +148,18 @@ func nextStop(tid int) (ws unix.WaitStatus, got bool, err error) {
 	}
 	const trapped, status = 4, 6 // CLD_TRAPPED; the word of si_status
 	code := (*[status + 1]int32)(unsafe.Pointer(&info))[status]
-	signal := unix.Signal(code)
-	if info.Code == trapped && code>>8 == 0 && signal != unix.SIGTRAP|traceSyscall && !(signal == unix.SIGTRAP && (&thread{tid: tid}).stepped()) {
-		return unix.WaitStatus(code<<8 | 0x7f), true, nil
+	if ws = unix.WaitStatus(code<<8 | 0x7f); info.Code == trapped && receives(tid, ws) {
+		return ws, true, nil
 	}
 	n, err := unix.Wait4(tid, &ws, unix.WNOHANG|unix.WALL, nil)
 	return ws, n == tid, err
+}
+
+// receives reports whether a thread has stopped to receive a signal: not for an event
+// or a system call, and not for the trap of a step.
+func receives(tid int, ws unix.WaitStatus) bool {
+	s := ws.StopSignal()
+	return int(ws)>>16 == 0 && s != unix.SIGTRAP|traceSyscall && !(s == unix.SIGTRAP && (&thread{tid: tid}).stepped())
 }
 
 // held reports whether the thread is one that we trace and that can stop. If it

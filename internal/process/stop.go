@@ -204,8 +204,8 @@ func (p *proc) settled(tid int) bool {
 		return true
 	case got:
 		signal := uintptr(0)
-		if s := ws.StopSignal(); int(ws)>>16 == 0 && s != unix.SIGTRAP|traceSyscall && !(s == unix.SIGTRAP && (&thread{tid: tid}).stepped()) {
-			signal = uintptr(s) // that it stopped to receive
+		if receives(tid, ws) {
+			signal = uintptr(ws.StopSignal())
 		}
 		return ptraceWord(unix.PTRACE_DETACH, tid, 0, signal) == nil
 	}
