@@ -54,12 +54,9 @@ const (
 	errIO      = -5
 )
 
-// enableProgram is int livepatch_direct_enable(struct patch *): it makes sure
-// that this is the kernel, redirects every place behind the closed gate, opens
-// the gate and makes the module stay. When a place cannot be redirected, those
-// before it are taken back, and tasks are waited for that may be on their way.
-func enableProgram(x directExports) *program {
-	p := &program{name: directEnable, global: true}
+// admit takes the lock and makes sure that the patch in the first argument, s0 from
+// then on, may be enabled: it is not in force, nor stuck, and this is its kernel.
+func (p *program) admit(x directExports) {
 	p.move(s0, a0)
 	p.lock(baseLock)
 	p.ifError(ret, "busy")
@@ -67,8 +64,16 @@ func enableProgram(x directExports) *program {
 	p.ifNot(ret, "held")
 	p.load(ret, s0, patchAttached)
 	p.ifNot(ret, "held")
-
 	p.compareKernel(x)
+}
+
+// enableProgram is int livepatch_direct_enable(struct patch *): it makes sure
+// that this is the kernel, redirects every place behind the closed gate, opens
+// the gate and makes the module stay. When a place cannot be redirected, those
+// before it are taken back, and tasks are waited for that may be on their way.
+func enableProgram(x directExports) *program {
+	p := &program{name: directEnable, global: true}
+	p.admit(x)
 	// From here on s1 is a function's record, s2 the number of those that are left.
 	p.load(s1, s0, patchFuncs)
 	p.load(s2, s0, patchCount)

@@ -223,15 +223,7 @@ func retireProgram() *program {
 // step no handler sees the patch, so nothing has to be waited for when it fails.
 func enableSharedProgram(x directExports, l opsLayout) *program {
 	p := &program{name: sharedEnable, global: true}
-	p.move(s0, a0)
-	p.lock(baseLock)
-	p.ifError(ret, "busy")
-	p.load8(ret, s0, patchStuck)
-	p.ifNot(ret, "held")
-	p.load(ret, s0, patchAttached)
-	p.ifNot(ret, "held")
-
-	p.compareKernel(x)
+	p.admit(x)
 	p.claimPlaces(x, l)
 	p.label("on")
 	p.number(a1, 1)
