@@ -115,3 +115,21 @@ func TestModuleName(t *testing.T) {
 		t.Error(n)
 	}
 }
+
+// TestOrphans has processes end at all times whose parent is the first process: the
+// signals of their ends must not cost a mark.
+func TestOrphans(t *testing.T) {
+	steps := []Step{{"leave", "(for i in $(seq 2000); do (: &); done) >/dev/null 2>&1 &"}}
+	for range 40 {
+		steps = append(steps, Step{"say", "echo said"})
+	}
+	r, err := Run(t.Context(), Config{Kernel: Fetched(t, "6.12"), Steps: steps})
+	if err != nil {
+		t.Fatal(err)
+	}
+	for i, s := range r.Steps[1:] {
+		if s.Output != "said\n" || s.Exit != 0 {
+			t.Errorf("step %d: %+v", i, s)
+		}
+	}
+}
