@@ -3,7 +3,6 @@ package main
 import (
 	"errors"
 	"fmt"
-	"slices"
 
 	"livepatch/internal/process"
 )
@@ -33,7 +32,10 @@ func (p *printer) busy(err error) {
 	for _, h := range b.Holders[1:] {
 		fmt.Fprintln(p.err, printable(h.Who()+" "+h.What()))
 	}
-	if slices.Contains([]string{"apply", "retarget"}, p.command) {
+	switch p.command {
+	case "apply", "retarget":
 		p.Hint("a function that is always in use can be changed by --switch int3, or with a package made by --dispatch gated: calls that are under way finish in the old code")
+	case "revert":
+		p.Hint("a replacement that is always in use can be taken back by --switch int3: calls that are under way finish in it")
 	}
 }
