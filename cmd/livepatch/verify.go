@@ -24,6 +24,7 @@ func verifyCommand() *cli.Command {
 			&cli.StringFlag{Name: "kallsyms", Usage: "symbols of the kernel, as /proc/kallsyms prints them, from `FILE`"},
 			&cli.StringFlag{Name: "system-map", Usage: "symbols of the kernel, from System.map `FILE`"},
 			&cli.StringFlag{Name: "symvers", Usage: "exported symbols of the kernel, from Module.symvers `FILE`"},
+			&cli.StringFlag{Name: "btf", Usage: "type information of the kernel, from `FILE` (default: that in the image)"},
 			&cli.StringSliceFlag{Name: "key", Usage: "public key `FILE` that must have signed the package; repeatable, all of them must have"},
 			trustDirFlag(),
 			jsonFlag(),
@@ -68,7 +69,7 @@ func verify(c *cli.Context) error {
 	paths, pid := c.StringSlice("target"), c.Int("pid")
 	running := c.Bool("running-kernel")
 	trusted := c.IsSet("key") || c.IsSet("trust-dir")
-	tables := c.IsSet("kallsyms") || c.IsSet("system-map") || c.IsSet("symvers")
+	tables := c.IsSet("kallsyms") || c.IsSet("system-map") || c.IsSet("symvers") || c.IsSet("btf")
 	switch {
 	case running && (len(paths) > 0 || tables || c.IsSet("pid")):
 		return hintHelp(usageErrorf("verify takes --running-kernel or files and processes, not both"), c.Command)
@@ -113,7 +114,7 @@ func verify(c *cli.Context) error {
 	case pkg.Manifest.Kernel != nil:
 		return verifyKernelPackage(c, args[0], pkg, policy)
 	case tables:
-		return hintHelp(usageErrorf("--kallsyms, --system-map and --symvers are for patches of kernels"), c.Command)
+		return hintHelp(usageErrorf("--kallsyms, --system-map, --symvers and --btf are for patches of kernels"), c.Command)
 	case len(paths) == 0:
 		return verifyProcess(p, pid, pkg, policy)
 	}

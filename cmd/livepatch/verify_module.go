@@ -98,6 +98,26 @@ func (s *kernelSet) tables(c *cli.Context) error {
 			return err
 		}
 	}
+	return s.types(c)
+}
+
+// types reads the type information of an image that has none, or other.
+func (s *kernelSet) types(c *cli.Context) error {
+	path := c.String("btf")
+	if path == "" {
+		return nil
+	}
+	if s.Kernel == nil {
+		return hintHelp(usageErrorf("--btf is type information of a kernel image, and --target names none"), c.Command)
+	}
+	b, err := readFile(path)
+	if err != nil {
+		return err
+	}
+	if _, err := kimage.ABIFromBTF(b, s.Kernel.Machine); err != nil {
+		return fmt.Errorf("read %s: %w", path, err)
+	}
+	s.Kernel.BTF = b
 	return nil
 }
 

@@ -33,6 +33,7 @@ var arm64 = machine{
 	enter:        arm64Enter,
 	encode:       arm64Encode,
 	branch:       arm64Branch,
+	reach:        arm64Reach,
 	describeCode: arm64DescribeCode,
 }
 

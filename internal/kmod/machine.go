@@ -1,6 +1,10 @@
 package kmod
 
-import "debug/elf"
+import (
+	"debug/elf"
+
+	"livepatch/elfpatch"
+)
 
 // machine is what differs by machine in a module.
 type machine struct {
@@ -22,6 +26,10 @@ type machine struct {
 	enter  func(bare bool) encoded
 	encode func(e *emitter, o op) encoded
 	branch func(b []byte, field, distance int)
+
+	// reach leads branches that the module's loader could not make reach by way of
+	// code of the patch's own; nil if there are none.
+	reach func(g *merger, rels map[*elfpatch.Section][]elfpatch.Rela)
 
 	// describeCode adds what the kernel wants to know about start and end, and
 	// the sections that it expects in every module.

@@ -130,6 +130,9 @@ func Merge(m elf.Machine, parts []Part) (*Merged, error) {
 	if err := g.refused.Err(); err != nil {
 		return nil, err
 	}
+	if ops := machines[m]; ops != nil && ops.reach != nil {
+		ops.reach(g, rels)
+	}
 	for _, sec := range g.out.Sections[:len(g.out.Sections):len(g.out.Sections)] {
 		if err := g.out.SetRelocations(sec, rels[sec]); err != nil {
 			return nil, fmt.Errorf("merge: %w", err)

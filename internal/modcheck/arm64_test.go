@@ -67,3 +67,13 @@ func TestArm64Mutants(t *testing.T) {
 		})
 	}
 }
+
+// Branches to functions of a module are filled when the patch's code cannot be written.
+func TestArm64Reach(t *testing.T) {
+	for name, want := range map[string]bool{"bl klp..widget..spin..0": true, "b klp..widget..spin..0": true, "adrp x3, klp..widget..spin..0": false, "bl klp..vmlinux..helper..0": false} {
+		f := livepatch(t, elf.EM_AARCH64, "static-arm64.S", edit{"\tbl klp..vmlinux..helper..0\n", "\t" + name + "\n"})
+		if got := strings.Contains(reportText(Check(fileOf(t, f), arm64Set(t))), "reach 128 MB"); got != want {
+			t.Errorf("%s: %t, want %t", name, got, want)
+		}
+	}
+}

@@ -35,6 +35,7 @@ func (c *checker) checkSymbols() {
 			used[e.Symbol] = true
 			c.checkEntry(r, owner, i, e)
 		}
+		c.checkReach(r, owner)
 	}
 	for i, s := range c.f.Symbols {
 		isKLP := strings.HasPrefix(s.Name, klpSym)
@@ -117,6 +118,22 @@ func (c *checker) checkSection(r *relaSection, symtab uint32) string {
 		bad("%s is processed when the module is loaded, the relocations of %s are applied later", target, owner)
 	}
 	return owner
+}
+
+// checkReach looks for branches that the livepatch core has to fill when the code of the
+// patch is read-only. On arm64 they reach 128 MB, and for a function that is farther away the kernel
+// writes a stub into that code (module_emit_plt_entry, arch/arm64/kernel/module-plts.c,
+// 7.2), which is an oops.
+func (c *checker) checkReach(r *relaSection, owner string) {
+	n := 0
+	for _, e := range r.entries {
+		if e.Type == uint32(elf.R_AARCH64_CALL26) || e.Type == uint32(elf.R_AARCH64_JUMP26) {
+			n++
+		}
+	}
+	if c.f.Machine == elf.EM_AARCH64 && owner != vmlinux && n > 0 {
+		c.later(whatRelocation, r.sec.Name, "%s of functions of %s reach 128 MB; the kernel has to load both modules within that", count(n, "call"), owner)
+	}
 }
 
 // checkEntry checks one livepatch relocation; its place and type are looked at

@@ -335,4 +335,4 @@ func condense(log []vm.Line) []string {
 }
 
 // warningDetail is a line of a warning that differs from run to run.
-var warningDetail = regexp.MustCompile(`^( |Modules linked in|CPU: |Tainted: |Hardware name: |RIP: |Code: |R[A-Z0-9]{2}: |EFLAGS|CS: |FS: |CR2: |DR[0-9]: |PKRU: |Call Trace:|ORIG_RAX)`)
+var warningDetail = regexp.MustCompile(`^( |Modules linked in|CPU: |Tainted: |Hardware name: |RIP: |Code: |R[A-Z0-9]{2}: |EFLAGS|CS: |FS: |CR2: |DR[0-9]: |PKRU: |Call Trace:|ORIG_RAX|pstate: |(pc|lr|sp) : |x[0-9]+ *: |Call trace:)`)
