@@ -144,7 +144,7 @@ func functionNames(k *manifest.Kernel) []string {
 	return names
 }
 
-func (l *loader) loadError(module string, err error, log func() []kstate.Record) error {
+func (l *loader) loadError(module string, err error, log func() []kstate.Record) *LoadError {
 	e := &LoadError{Module: module, Err: err, Meaning: kstate.ErrnoMeaning(l.ErrorName(err))}
 	if log != nil {
 		e.Log = kstate.Relevant(log(), module)

@@ -28,7 +28,10 @@ func (l *loader) applyDirect(pkg *pack.Package, v *kstate.Verdict, facts *kstate
 	var err error
 	if v.Loaded {
 		l.opt.progress("enabling %s", k.Module)
-		err = l.switchDirect(k.Module, true)
+		if err = l.switchDirect(k.Module, true); err != nil {
+			e := l.loadError(k.Module, err, log)
+			e.Loaded, err = true, e
+		}
 	} else {
 		l.opt.progress("loading %s", k.Module)
 		if err = l.Load(pkg.Members[k.Payload.Member]); err != nil {

@@ -99,6 +99,14 @@ func TestApplyDirectFails(t *testing.T) {
 	}{
 		{"base module", func(f *directFake) { f.refuse["livepatch_direct"] = busy }, "load module livepatch_direct: EBUSY", []string{"load livepatch_direct"}},
 		{"module", func(f *directFake) { f.refuse["one"] = busy }, "load module one: EBUSY: another livepatch", []string{"load livepatch_direct", "load one", "unload livepatch_direct"}},
+		{"module that is there", func(f *directFake) {
+			l := f.loader(Options{})
+			if _, err := l.apply(t.Context(), directPackage("one")); err != nil {
+				t.Fatal(err)
+			}
+			f.put("sys/module/one/parameters/enabled", "N\n")
+			f.refuse["one1"] = busy
+		}, "enable module one: write 1 to /sys/module/one/parameters/enabled: EBUSY", []string{"load livepatch_direct", "load one", "one = 1"}},
 		{"gate stays closed", func(f *directFake) { f.closed = true }, "one does not say that it is on", []string{"load livepatch_direct", "load one", "unload livepatch_direct"}},
 	} {
 		f := newDirectFake()

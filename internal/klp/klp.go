@@ -137,9 +137,11 @@ func (e *BusyError) Error() string {
 	return b.String()
 }
 
-// A LoadError says that the kernel did not take the module.
+// A LoadError says that the kernel did not take the module, or, without a
+// livepatch core, did not put on one that it has.
 type LoadError struct {
 	Module  string
+	Loaded  bool            // it was there
 	Err     error           // of the system call
 	Meaning string          // of that error
 	Log     []kstate.Record // what the kernel's log says about it
@@ -147,7 +149,11 @@ type LoadError struct {
 
 func (e *LoadError) Error() string {
 	var b strings.Builder
-	fmt.Fprintf(&b, "load module %s: %v", e.Module, e.Err)
+	doing := "load"
+	if e.Loaded {
+		doing = "enable"
+	}
+	fmt.Fprintf(&b, "%s module %s: %v", doing, e.Module, e.Err)
 	if e.Meaning != "" {
 		b.WriteString(": " + e.Meaning)
 	}

@@ -7,7 +7,7 @@ var sharedSteps = []saying{
 livepatch apply /klp.lpatch --kernel; livepatch apply /first.lpatch --kernel; insmod 0.ko
 grep -c ^livepatch_first /proc/modules; dmesg | grep -o 'livepatch_direct: livepatch_first.*'; livepatch revert klp --kernel; grep -c . /sys/kernel/tracing/enabled_functions`, 1, []string{
 		`^vmlinux: loadavg_proc_show: livepatch_klp: the livepatch core and the shared handler cannot share a function.*\[function-claimed\]$`, `^livepatch: nothing was changed$`,
-		`^insmod: can't insert '0.ko': Device or resource busy$`, `^0$`, `^livepatch_direct: livepatch_first: one of its functions cannot be redirected: error -16$`}},
+		`^insmod: can't insert '0.ko': Device or resource busy$`, `^0$`, `^livepatch_direct: livepatch_first: loadavg_proc_show cannot be redirected: error -16$`}},
 	{"shared: apply", "livepatch apply /first.lpatch --kernel; livepatch status --kernel; " + word + "; grep ^loadavg /sys/kernel/tracing/enabled_functions", 0, []string{
 		`patched 1 function of kernel \S+: new calls run the new code`, `^livepatch_first +enabled, shared +vmlinux +loadavg_proc_show$`, `^load$`, ` I .*livepatch_shared`}},
 	{"shared: beside others", "livepatch conflicts /klp.lpatch --kernel; livepatch apply /two.lpatch --kernel; echo 1 >/sys/module/livepatch_two/parameters/enabled; " + word, 0, []string{
@@ -32,6 +32,11 @@ bpf fexit loadavg_proc_show 0 >/tmp/bpf & p=$!; until grep -q attached /tmp/bpf;
 
 // arm64SharedSteps are the same where there is no livepatch core.
 var arm64SharedSteps = []saying{
+	{"shared: a place that is taken", `livepatch apply /late.lpatch --kernel; livepatch apply /first.lpatch --kernel
+mkdir -p /tmp/first && tar xf /first.lpatch -C /tmp/first && insmod /tmp/first/payload/0.ko
+cat /proc/cmdline; dmesg | grep -o 'livepatch_direct: livepatch_first.*'; livepatch revert late --kernel; grep -c . /sys/kernel/tracing/enabled_functions`, 1, []string{
+		`^vmlinux: version_proc_show: livepatch_late: .*\[function-claimed\]$`, `^insmod: can't insert '/tmp/first/payload/0.ko': Device or resource busy$`, `console=`,
+		`^livepatch_direct: livepatch_first: version_proc_show cannot be redirected: error -16$`, `^0$`}},
 	{"shared: apply", "livepatch apply /first.lpatch --kernel; livepatch status --kernel; cat /proc/cmdline; cat /proc/version; grep ^cmdline /sys/kernel/tracing/enabled_functions", 0, []string{
 		`patched 2 functions`, `^livepatch_first +enabled, shared `, `(?s)Operation not permitted\n.*Operation not permitted\n`, ` I .*livepatch_shared`}},
 	{"shared: beside others", "livepatch apply /one.lpatch --kernel; echo 1 >/sys/module/livepatch_one/parameters/enabled; cat /proc/cmdline", 1, []string{

@@ -89,7 +89,7 @@ func TestDirectARM64(t *testing.T) {
 	s := &session{target: k, config: vm.Config{Kernel: k.Kernel, Timeout: 20 * time.Minute, Limit: 5 * time.Minute, Files: crossBuilt(t, dir, "arm64")}}
 	for name, args := range map[string][]string{
 		"one": {"--return", "-EPERM", "cmdline_proc_show"}, "two": {"--return", "-EACCES", "cmdline_proc_show", "version_proc_show"},
-		"first": {"--return", "-EPERM", "--dispatch", "shared", "cmdline_proc_show", "version_proc_show"}, "second": {"--return", "-EACCES", "--dispatch", "shared", "cmdline_proc_show"},
+		"late": {"--return", "-EPERM", "version_proc_show"}, "first": {"--return", "-EPERM", "--dispatch", "shared", "cmdline_proc_show", "version_proc_show"}, "second": {"--return", "-EACCES", "--dispatch", "shared", "cmdline_proc_show"},
 	} {
 		file := filepath.Join(dir, name+".lpatch")
 		args = append(args, "--config", k.Path("config"), "--symvers", k.Path("headers/Module.symvers"))
@@ -127,6 +127,8 @@ livepatch apply /two.lpatch --kernel; insmod 1.ko && insmod 0.ko; grep -c ^livep
 dmesg | grep -o 'livepatch_direct: .*'; cat /proc/cmdline; kill $p; rmmod livepatch_direct`, 0, []string{
 		`^vmlinux: version_proc_show: .*EBUSY.*\[function-claimed\]$`, `^livepatch: nothing was changed$`, `^insmod: can't insert '0.ko': Device or resource busy$`, `^0$`,
 		`^livepatch_direct: livepatch_two: version_proc_show cannot be redirected: error -16$`, `console=`}},
+	{"a place that is taken unseen", unseen("version_proc_show", "/two.lpatch"), 0, []string{
+		`^livepatch: error: load module livepatch_two: device or resource busy: `, `^kernel: livepatch_direct: livepatch_two: version_proc_show cannot be redirected: error -16$`, `^livepatch: nothing was changed$`, `^0$`}},
 	{"apply", "livepatch apply /one.lpatch --kernel; cat /proc/cmdline", 1, []string{
 		`patched 1 function of kernel \S+: new calls run the new code, those that run finish in the old$`, `^cat: read error: Operation not permitted$`}},
 	{"retarget under load", `rm -f /tmp/stop
@@ -143,6 +145,15 @@ sleep 1; livepatch apply /two.lpatch --kernel; sleep 1; touch /tmp/stop; wait; c
 	{"end", "livepatch status --kernel; grep -c . /sys/kernel/tracing/enabled_functions", 1, []string{`^livepatch_one +retired`, `^livepatch_two +retired`, `^0$`}},
 }
 
+// unseen is the script that has a function called directly by a BPF program and
+// applies a package where ftrace's files are not there to tell of it.
+func unseen(function, pkg string) string {
+	return "bpf fentry " + function + ` 0 >/tmp/bpf & p=$!; until grep -q attached /tmp/bpf; do sleep 0.1; done
+umount /sys/kernel/debug/tracing; umount /sys/kernel/tracing; umount /sys/kernel/debug
+livepatch apply ` + pkg + ` --kernel
+mount -t debugfs debugfs /sys/kernel/debug; mount -t tracefs tracefs /sys/kernel/tracing; kill $p; wait $p; grep -c '^livepatch_' /proc/modules; true`
+}
+
 // word is the first word that a function of /proc prints.
 const word = "cut -d' ' -f1 /proc/loadavg | tr 0-9 '#'"
 
@@ -154,6 +165,8 @@ livepatch apply /klp.lpatch --kernel; insmod 1.ko && insmod 0.ko
 grep -c ^livepatch_two /proc/modules; cut -c1-4 /proc/uptime; dmesg | grep -o 'livepatch_direct: .*'
 livepatch revert klp --kernel; rmmod livepatch_direct; grep -c . /sys/kernel/tracing/enabled_functions`, 1, []string{
 		`^insmod: can't insert '0.ko': Device or resource busy$`, `^0$`, `!word`, `^livepatch_direct: livepatch_two: loadavg_proc_show cannot be redirected: error -16$`, `livepatch_klp was disabled`}},
+	{"a place that is taken unseen", unseen("loadavg_proc_show", "/two.lpatch"), 0, []string{
+		`^livepatch: error: load module livepatch_two: device or resource busy: `, `^kernel: livepatch_direct: livepatch_two: loadavg_proc_show cannot be redirected: error -16$`, `^livepatch: nothing was changed$`, `^0$`}},
 	{"none", "livepatch status --kernel; livepatch conflicts /one.lpatch --kernel", 0, []string{`^no patches$`, `^no conflicts$`}},
 	{"apply", "livepatch apply /one.lpatch --kernel; " + word, 0, []string{
 		`^vmlinux: loadavg_proc_show$`, `patched 1 function of kernel \S+: new calls run the new code, those that run finish in the old$`, `^load$`}},

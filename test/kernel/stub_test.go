@@ -57,6 +57,7 @@ func TestStub(t *testing.T) {
 			s.do("vlan/apply", "livepatch apply /vlan.lpatch --kernel", quiet(0))
 			s.do("vlan/patched", "cat /proc/net/vlan/config 2>&1 || true", printed("cat: read error: Operation not permitted\n", ""))
 			s.do("vlan/revert", "livepatch revert vlan --kernel", quiet(0))
+			s.do("vlan/reverted", "grep -c 'VLAN Dev' /proc/net/vlan/config", printed("1\n", ""))
 			s.run(t)
 		})
 	}
