@@ -6,18 +6,25 @@ import (
 	"bytes"
 	"debug/elf"
 	"fmt"
+	"slices"
 
 	"livepatch/internal/resolve"
 )
 
-// findGadgets looks through the executable files and the vdso of the target.
+// findGadgets looks through the vdso, which is small and on arm64 the one that has
+// sigreturn, and the executable files of the target.
 func (p *proc) findGadgets() (gadgets, error) {
 	var g gadgets
+	const vdso = "[vdso]"
 	const chunk, overlap = 1 << 20, 16
 	buf := make([]byte, chunk)
-	for i := range p.maps {
-		m := &p.maps[i]
-		if !m.Exec || !m.Read || m.Inode == 0 && m.Path != "[vdso]" {
+	maps := slices.Clone(p.maps)
+	if i := slices.IndexFunc(maps, func(m resolve.Mapping) bool { return m.Path == vdso }); i >= 0 {
+		maps = slices.Insert(maps, 0, maps[i])
+	}
+	for i := range maps {
+		m := &maps[i]
+		if !m.Exec || !m.Read || m.Inode == 0 && m.Path != vdso {
 			continue
 		}
 		for at := m.Start; at < m.End; {
@@ -44,7 +51,10 @@ func (p *proc) findGadgets() (gadgets, error) {
 
 func (g *gadgets) look(b []byte, at uint64) {
 	find := func(to *uint64, code []byte) {
-		if i := indexCode(b, code); i >= 0 && *to == 0 {
+		if *to != 0 {
+			return
+		}
+		if i := indexCode(b, code); i >= 0 {
 			*to = at + uint64(i)
 		}
 	}

@@ -36,10 +36,29 @@ var (
 		"TestDispatch", "TestGateIsRemoved", "TestSlotTextStays", "TestExceptions", "TestVersions", "TestRetarget",
 		"TestPatchedBeforeMain", "TestForkWhilePatching", "TestSeveralProcessesOrNone", "TestKilledBetweenProcesses",
 		"TestSlotBeneathOthers", "TestSlotForks", "TestForksAndSpawns", "TestRollBack", "TestTargetEnds",
+		"TestRetargetRollsBack", "TestLibraryPatchedBeforeMain", "TestTwoImagesOrNone", "TestWhatATargetNotices",
 	}
 )
 
 func TestArm64Machine(t *testing.T) {
+	names := armTests
+	if os.Getenv("LIVEPATCH_SLOW") != "" {
+		names = append(names, armSlow...)
+	}
+	if only := os.Getenv("LIVEPATCH_ARM64_TESTS"); only != "" {
+		names = strings.Fields(only)
+	}
+	armMachine(t, "", names, vm.Step{Name: "demo", Script: "/livepatch demo\n"})
+}
+
+// TestArm64Unforced has the kernel let nobody but ptrace write code.
+func TestArm64Unforced(t *testing.T) {
+	armMachine(t, unforced, []string{"TestWritesAreNotForced", "TestOneThread", "TestKilledPreparing"})
+}
+
+// armMachine boots a machine, runs steps and tests in it, and looks that these pass.
+func armMachine(t *testing.T, parameter string, names []string, steps ...vm.Step) {
+	t.Helper()
 	k := vm.Fetched(t, "--arch", "arm64", "6.12")
 	testkit.Tool(t, "aarch64-linux-gnu-gcc")
 	testkit.Tool(t, "aarch64-linux-gnu-g++")
@@ -53,22 +72,12 @@ func TestArm64Machine(t *testing.T) {
 			t.Fatalf("%v: %v\n%s", build, err, out)
 		}
 	}
-	names := armTests
-	if os.Getenv("LIVEPATCH_SLOW") != "" {
-		names = append(names, armSlow...)
-	}
-	if only := os.Getenv("LIVEPATCH_ARM64_TESTS"); only != "" {
-		names = strings.Fields(only)
-	}
 	c := vm.Config{
-		Kernel: k, Counted: true, Timeout: 2 * time.Hour, Limit: time.Hour,
-		Files: []vm.File{{Name: "/process.test", From: program}, {Name: "/livepatch", From: livepatch}},
+		Kernel: k, Append: parameter, Counted: true, Timeout: 2 * time.Hour, Limit: time.Hour,
+		Files: []vm.File{{Name: "/process.test", From: program}, {Name: "/livepatch", From: livepatch}, {Name: "/docs/loader.md", From: "../../docs/loader.md"}},
 		Serve: func(rw io.ReadWriter) { compileFor(rw, func(o *order) ([]byte, error) { return crossCompile(dir, o) }) },
-		Steps: []vm.Step{
-			{Name: "demo", Script: "/livepatch demo\n"},
-			{Name: "tests", Script: "echo 1 >/proc/sys/debug/exception-trace\nexport LIVEPATCH_COMPILER=" + vm.Port + " CI=true\n" +
-				"/process.test -test.v -test.timeout 50m -test.run '^(" + strings.Join(names, "|") + ")$'\n"},
-		},
+		Steps: append(steps, vm.Step{Name: "tests", Script: "echo 1 >/proc/sys/debug/exception-trace\nexport LIVEPATCH_COMPILER=" + vm.Port + " CI=true\n" +
+			"/process.test -test.v -test.timeout 50m -test.run '^(" + strings.Join(names, "|") + ")$'\n"}),
 	}
 	for _, lib := range []string{"ld-linux-aarch64.so.1", "libc.so.6", "libm.so.6", "libgcc_s.so.1", "libstdc++.so.6"} {
 		c.Files = append(c.Files, vm.File{Name: "/lib/" + lib, From: "/usr/aarch64-linux-gnu/lib/" + lib})
@@ -106,6 +115,15 @@ func crossCompile(dir string, o *order) ([]byte, error) {
 	// A replacement that is put in by hand, without its callers, may change registers
 	// of which the compiler knew that the old function leaves them alone (-fipa-ra).
 	args := []string{"-O2", "-g0", "-fno-ipa-ra", "-mno-outline-atomics", "-o", out}
+	libs := filepath.Join(work, "lib")
+	if err := os.Mkdir(libs, 0o700); err != nil {
+		return nil, err
+	}
+	for name, b := range o.Libraries {
+		if err := os.WriteFile(filepath.Join(libs, filepath.Base(name)), b, 0o600); err != nil {
+			return nil, err
+		}
+	}
 	for i, a := range o.Args {
 		switch b, given := o.Files[i]; {
 		case given:
@@ -113,6 +131,8 @@ func crossCompile(dir string, o *order) ([]byte, error) {
 			if err := os.WriteFile(a, b, 0o600); err != nil {
 				return nil, err
 			}
+		case strings.HasPrefix(a, "-L"):
+			a = "-L" + libs
 		case strings.Contains(".c.cc.s", filepath.Ext(a)) && filepath.Ext(a) != "":
 			a = filepath.Join("testdata", a)
 		}

@@ -7,6 +7,7 @@ import (
 	"io"
 	"os"
 	"path/filepath"
+	"strings"
 	"testing"
 )
 
@@ -15,11 +16,13 @@ import (
 // and so is the answer.
 
 // order is what is to be compiled. Files are those among the arguments that lie
-// outside testdata, by the place of the argument.
+// outside testdata, by the place of the argument; Libraries those in the
+// directories of -L, by their names.
 type order struct {
-	Out   string
-	Args  []string
-	Files map[int][]byte
+	Out       string
+	Args      []string
+	Files     map[int][]byte
+	Libraries map[string][]byte
 }
 
 // compiled is what came of it.
@@ -31,10 +34,17 @@ type compiled struct {
 // compiledOutside has the compiler outside build a file.
 func compiledOutside(t testing.TB, port, out string, args []string) string {
 	t.Helper()
-	o := order{Out: out, Args: args, Files: map[int][]byte{}}
+	o := order{Out: out, Args: args, Files: map[int][]byte{}, Libraries: map[string][]byte{}}
 	for i, a := range args {
 		if filepath.IsAbs(a) {
 			o.Files[i] = readFile(t, a)
+		}
+		if dir, ok := strings.CutPrefix(a, "-L"); ok {
+			libs, err := filepath.Glob(filepath.Join(dir, "*.so"))
+			must(t, err)
+			for _, lib := range libs {
+				o.Libraries[filepath.Base(lib)] = readFile(t, lib)
+			}
 		}
 	}
 	f, err := os.OpenFile(port, os.O_RDWR, 0)

@@ -4,7 +4,9 @@ package process
 
 import (
 	"fmt"
+	"os"
 	"slices"
+	"strings"
 	"testing"
 
 	"livepatch/internal/pack"
@@ -190,3 +192,39 @@ func TestWritesThroughPtrace(t *testing.T) {
 		}
 	}
 }
+
+// A kernel may force no writes through /proc/PID/mem at all, whoever asks
+// (proc_mem.force_override=never, since 6.12). Nothing is different then.
+func TestWritesAreNotForced(t *testing.T) {
+	target, pkg := serverAndFix(t, "-pthread", "-DREST=100", "server.c")
+	s := start(t, target, "2")
+	pages := text(t, s.pid)
+	m := &pkg.Manifest.Targets[0]
+	res, err := Apply([]int{s.pid}, pkg, Options{})
+	must(t, err)
+	im := res.Processes[0].Images[0]
+	journalMatches(t, pkg, im)
+	f, err := os.OpenFile(fmt.Sprintf("/proc/%d/mem", s.pid), os.O_RDWR, 0)
+	must(t, err)
+	defer f.Close()
+	b := make([]byte, 1)
+	at := int64(m.Functions[0].Address + im.Bias)
+	_, err = f.ReadAt(b, at)
+	must(t, err)
+	_, err = f.WriteAt(b, at)
+	t.Logf("writing code without ptrace: %v", err)
+	if never := strings.Contains(string(readFile(t, "/proc/cmdline")), unforced); never && err == nil {
+		t.Errorf("%s, and the kernel forced a write", unforced)
+	}
+	if a, _, wrong := s.ask(); a != 1001 || wrong != 0 {
+		t.Fatalf("answer %d, %d wrong", a, wrong)
+	}
+	_, err = Revert(s.pid, pkg.Manifest.Name, Options{})
+	must(t, err)
+	if text(t, s.pid) != pages {
+		t.Fatal("executable pages differ after revert")
+	}
+}
+
+// unforced is the kernel's parameter for that.
+const unforced = "proc_mem.force_override=never"
