@@ -36,7 +36,9 @@ place keeps them away while the other bytes change, and a handler of SIGTRAP in
 the process sends who meets it to the new code. Nothing is checked then but that
 no thread is inside the bytes that change: calls of the old functions finish
 there. Places that lie in two lines of 64 bytes are refused, and so are
-processes that block or handle SIGTRAP (--chain-sigtrap permits the latter).
+processes that block or handle SIGTRAP (--chain-sigtrap permits the latter). A
+thread that blocks it for a moment only may not be noticed, and a breakpoint ends
+the process then, unless --guard has the loader trace all threads meanwhile.
 docs/switching.md says when that is better.
 
 With --json the result holds a journal of every byte that was written.

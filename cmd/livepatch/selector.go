@@ -44,6 +44,7 @@ func switchFlags() []cli.Flag {
 	return []cli.Flag{
 		&cli.StringFlag{Name: "switch", Usage: "`WAY` to change code: stop, while nothing runs, or int3, while threads run", DefaultText: string(process.SwitchStop)},
 		&cli.StringFlag{Name: "sync", Usage: "`WAY` of int3 to synchronise processors: interrupt or membarrier", DefaultText: string(process.SyncInterrupt)},
+		&cli.BoolFlag{Name: "guard", Usage: "int3 traces all threads meanwhile: those that block SIGTRAP for a moment survive breakpoints", DisableDefaultText: true},
 		&cli.BoolFlag{Name: "chain-sigtrap", Usage: "int3 may give signals to the target's own handler of SIGTRAP", DisableDefaultText: true},
 	}
 }
@@ -122,7 +123,7 @@ func kernelFlags() []cli.Flag {
 // what does not go together: options of processes with --kernel, options of
 // the kernel without it.
 func selectsKernel(c *cli.Context, only ...string) (bool, error) {
-	other := []string{"pid", "exe", "service", "max-pause", "scan-memory", "switch", "sync", "chain-sigtrap"}
+	other := []string{"pid", "exe", "service", "max-pause", "scan-memory", "switch", "sync", "guard", "chain-sigtrap"}
 	if !c.Bool("kernel") {
 		other = only
 	}
@@ -169,6 +170,7 @@ func loaderOptions(c *cli.Context, p *printer) (process.Options, error) {
 // switchOptions reads how code is to be changed.
 func switchOptions(c *cli.Context, opt *process.Options) error {
 	opt.Switch, opt.Sync, opt.ChainSigtrap = process.Switch(c.String("switch")), process.Sync(c.String("sync")), c.Bool("chain-sigtrap")
+	opt.Guard = c.Bool("guard")
 	switch opt.Switch {
 	case "":
 		opt.Switch = process.SwitchStop
@@ -181,7 +183,7 @@ func switchOptions(c *cli.Context, opt *process.Options) error {
 	default:
 		return hintHelp(usageErrorf("--sync takes interrupt or membarrier, not %q", c.String("sync")), c.Command)
 	}
-	for _, name := range []string{"sync", "chain-sigtrap"} {
+	for _, name := range []string{"sync", "guard", "chain-sigtrap"} {
 		if c.IsSet(name) && opt.Switch != process.SwitchInt3 {
 			return hintHelp(usageErrorf("--%s goes with --switch int3 only", name), c.Command)
 		}

@@ -20,6 +20,9 @@ func (p *proc) heading(t *thread) (moved bool, mask uint64, err error) {
 	return false, mask, err
 }
 
+// breakpoint reports that no thread meets one.
+func (p *proc) breakpoint(*thread) (to uint64, ok bool) { return 0, false }
+
 // trapSites are the places at which threads may meet a breakpoint while code is
 // changed.
 func trapSites([]trampoline.Edit) []trampoline.TrapSite { return nil }

@@ -105,5 +105,5 @@ func (p *proc) returned(t *thread) (bool, error) {
 	default:
 		signal = int(s)
 	}
-	return false, t.resume(unix.PTRACE_SYSCALL, signal)
+	return false, t.pass(unix.PTRACE_SYSCALL, signal)
 }

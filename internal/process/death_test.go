@@ -29,7 +29,7 @@ func TestMain(m *testing.M) {
 }
 
 // load does what LIVEPATCH_DO says with a package, "apply" if it says nothing, in
-// the way of LIVEPATCH_SWITCH.
+// the way of LIVEPATCH_SWITCH, with LIVEPATCH_GUARD while all threads are traced.
 // It is killed when the n-th step of the name in LIVEPATCH_DIE_AT is reached.
 func load() error {
 	name, count, _ := strings.Cut(os.Getenv("LIVEPATCH_DIE_AT"), ":")
@@ -46,7 +46,7 @@ func load() error {
 	if err != nil {
 		return err
 	}
-	opt := Options{Switch: Switch(os.Getenv("LIVEPATCH_SWITCH")), Timeout: time.Minute, hook: func(at string) {
+	opt := Options{Switch: Switch(os.Getenv("LIVEPATCH_SWITCH")), Guard: os.Getenv("LIVEPATCH_GUARD") != "", Timeout: time.Minute, hook: func(at string) {
 		if at != name {
 			return
 		}

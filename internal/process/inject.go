@@ -142,7 +142,7 @@ func (p *proc) standStill(t *thread, deadline time.Time) error {
 		// The signal is delivered first; the interruption is still to come.
 		signal := t.signal
 		t.signal = 0
-		if err := t.resume(unix.PTRACE_CONT, signal); err != nil {
+		if err := t.pass(unix.PTRACE_CONT, signal); err != nil {
 			return err
 		}
 	}

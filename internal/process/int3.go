@@ -211,6 +211,11 @@ func (c *change) tryRunning(list []*liveChange) (stage string, err error) {
 	if c.opt.DryRun {
 		return "", nil
 	}
+	return c.guarded(list, func() (string, error) { return c.play(list, limit) })
+}
+
+// play makes the change once, or takes it back.
+func (c *change) play(list []*liveChange, limit time.Time) (stage string, err error) {
 	if err := c.held(list, c.lead); err != nil {
 		return stageCheck, c.orEnded(err)
 	}
@@ -348,6 +353,7 @@ func (c *change) playRounds(list []*liveChange, limit time.Time) error {
 			}
 		}
 		c.opt.at(fmt.Sprintf("round %d", i+1))
+		c.restoreTraps(list, limit)
 		for _, s := range list {
 			if i == rounds-1 && s.trap != nil {
 				break // whoever takes the handler out stops every thread once more
@@ -356,6 +362,7 @@ func (c *change) playRounds(list []*liveChange, limit time.Time) error {
 				return err
 			}
 		}
+		c.restoreTraps(list, limit)
 		c.opt.at(fmt.Sprintf("synchronised %d", i+1))
 	}
 	return nil
@@ -453,7 +460,7 @@ func (s *liveChange) look(ranges *live.Ranges, limit time.Time) error {
 		switch {
 		case err != nil:
 			return err
-		case mask&trapBit != 0:
+		case mask&trapBit != 0 && p.guard == nil:
 			return &BusyError{PID: p.pid, Thread: t.tid, Reason: "blocks SIGTRAP"}
 		}
 		return check.words(t, t.regs.pc())

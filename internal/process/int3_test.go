@@ -67,19 +67,20 @@ func TestInt3UnderFire(t *testing.T) {
 	pkg := pkgOf(upTo(60)...)
 	for _, sync := range []Sync{SyncInterrupt, SyncMembarrier} {
 		for _, how := range []string{"", "stacks"} {
-			t.Run(string(sync)+how, func(t *testing.T) { underFire(t, start(t, target, "3", how), pkg, sync, rounds) })
+			t.Run(string(sync)+how, func(t *testing.T) {
+				underFire(t, start(t, target, "3", how), pkg, int3Options(sync), rounds)
+			})
 		}
 	}
 }
 
-func underFire(t *testing.T, s *running, pkg *pack.Package, sync Sync, rounds int) {
+func underFire(t *testing.T, s *running, pkg *pack.Package, opt Options, rounds int) {
 	pages, maps := text(t, s.pid), 0
-	opt := int3Options(sync)
 	_, calls, _ := s.ask()
 	for i := range rounds {
 		res, err := Apply([]int{s.pid}, pkg, opt)
 		must(t, err)
-		if res.Switch != SwitchInt3 || res.Sync != sync || len(res.Notes)+len(res.Forked) > 0 {
+		if res.Switch != SwitchInt3 || res.Sync != opt.Sync || len(res.Notes)+len(res.Forked) > 0 {
 			t.Fatalf("%s, %s, notes %q, forked %v", res.Switch, res.Sync, res.Notes, res.Forked)
 		}
 		journalMatches(t, pkg, res.Processes[0].Images[0])
@@ -154,7 +155,7 @@ func TestInt3AndOwnHandlers(t *testing.T) {
 			raise()
 		}
 	}
-	for range 2 {
+	for _, opt.Guard = range []bool{false, true} {
 		must(t, apply(s, pkg, opt)())
 		must(t, revert(s, "fix", opt)())
 	}
@@ -411,14 +412,17 @@ func forget(t *testing.T, pid int) {
 func TestInt3LoaderDies(t *testing.T) {
 	target, pkgOf := fire(t)
 	pkg := pkgOf(upTo(3)...)
-	steps := []string{"handler:1", "handlers:1", "begun:1", "written:1", "round 1:1", "synchronised 1:1", "written:5", "round 2:1",
-		"synchronised 2:1", "written:8", "round 3:1", "committed:1", "drained:1"}
+	loaderDies(t, target, pkg, []string{"handler:1", "handlers:1", "begun:1", "written:1", "round 1:1", "synchronised 1:1", "written:5", "round 2:1",
+		"synchronised 2:1", "written:8", "round 3:1", "committed:1", "drained:1"})
+}
+
+func loaderDies(t *testing.T, target string, pkg *pack.Package, steps []string, env ...string) {
 	for i, step := range steps {
 		for _, reverting := range []bool{false, true} {
 			t.Run(fmt.Sprint(step, reverting), func(t *testing.T) {
 				s := start(t, target, "2")
 				pages, maps := text(t, s.pid), 0
-				more := []string{"LIVEPATCH_SWITCH=int3"}
+				more := append([]string{"LIVEPATCH_SWITCH=int3"}, env...)
 				if reverting {
 					must(t, apply(s, pkg, Options{Timeout: time.Minute})())
 					maps = mappings(t, s.pid)

@@ -22,6 +22,7 @@ type Options struct {
 
 	Switch       Switch // how code is changed; "" means SwitchStop
 	Sync         Sync   // how SwitchInt3 synchronises threads; "" means SyncInterrupt
+	Guard        bool   // SwitchInt3 traces all threads meanwhile: one that blocks SIGTRAP survives a breakpoint
 	ChainSigtrap bool   // SwitchInt3 may give other signals to the target's own handler of SIGTRAP
 
 	// Belongs, if set, chooses the processes in place of their numbers: it
@@ -39,6 +40,10 @@ type Options struct {
 	hook  func(step string)
 	fault func(addr uint64) bool
 	poke  bool
+
+	// attend, if set, is to be called often: it lets threads go on that are traced
+	// though nobody looks at them.
+	attend func()
 
 	// held, if set, is the thread of a process that has not started yet, which
 	// is traced and stands still; fresh says that no code of it has run.
@@ -93,8 +98,25 @@ func (o *Options) progress(what string, done, total int) {
 }
 
 func (o *Options) at(step string) {
-	if o.hook != nil {
+	switch {
+	case o.hook == nil:
+		return
+	case o.attend == nil:
 		o.hook(step)
+		return
+	}
+	done := make(chan bool)
+	go func() {
+		defer close(done)
+		o.hook(step)
+	}()
+	for {
+		select {
+		case <-done:
+			return
+		case <-time.After(time.Millisecond / 10):
+			o.attend()
+		}
 	}
 }
 

@@ -50,6 +50,7 @@ type thread struct {
 	stopped bool
 	kept    bool // by whoever seized it: not let go here
 	grouped bool // by job control
+	guarded bool // traced until there are no breakpoints
 	signal  int  // to deliver when it is let go: it stopped to receive this
 	regs    registers
 	ran     time.Time // when a visit last saw it run
@@ -116,6 +117,11 @@ func (t *thread) wait(deadline time.Time) (unix.WaitStatus, error) {
 		case got && (ws.Exited() || ws.Signaled()):
 			delete(t.p.seized, t.tid)
 			return ws, errGone
+		case got && int(ws)>>16 == unix.PTRACE_EVENT_CLONE:
+			if err := t.starts(); err != nil {
+				return 0, err
+			}
+			continue
 		case got:
 			return ws, nil
 		}
@@ -126,6 +132,7 @@ func (t *thread) wait(deadline time.Time) (unix.WaitStatus, error) {
 			unix.RawSyscall(unix.SYS_SCHED_YIELD, 0, 0, 0)
 			continue
 		}
+		t.p.attendAll()
 		if spins%looksAfter == 0 {
 			t.p.reap()
 			if !t.held() {
@@ -212,8 +219,11 @@ func (t *thread) detach() error {
 			return err
 		}
 	}
-	if t.kept {
+	switch {
+	case t.kept:
 		return nil
+	case t.guarded:
+		return t.goOn()
 	}
 	t.stopped = false
 	err := ptraceWord(unix.PTRACE_DETACH, t.tid, 0, uintptr(t.signal))

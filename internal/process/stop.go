@@ -58,10 +58,13 @@ func (p *proc) seizeThread(tid int) (*thread, error) {
 	if p.held != nil && p.held.tid == tid {
 		return p.held, nil
 	}
+	if p.guard != nil && p.guard.threads[tid] != nil {
+		return p.guard.threads[tid], nil
+	}
 	t, err := p.seize(tid)
 	switch {
 	case err == nil:
-		return t, nil
+		return p.track(t), nil
 	case errors.Is(err, errGone):
 		return nil, nil
 	case !errors.Is(err, unix.EPERM):
@@ -73,6 +76,8 @@ func (p *proc) seizeThread(tid int) (*thread, error) {
 	switch {
 	case serr != nil, s.state == 'Z', s.state == 'X':
 		return nil, nil
+	case s.tracer == unix.Gettid() && p.guard != nil: // since another one has started it
+		return p.adopt(tid), nil
 	case s.tracer != 0 && isLoader(s.tracer):
 		return nil, otherLoader(p.pid, s.tracer)
 	case s.tracer != 0:
@@ -153,7 +158,11 @@ func (p *proc) releaseBut(keep *thread) {
 func (p *proc) reap() {
 	const exited, dumped = 1, 3 // CLD_EXITED, CLD_KILLED, CLD_DUMPED
 	const ends = unix.WEXITED | unix.WNOHANG | unix.WALL
-	for _, t := range p.threads {
+	list := p.threads
+	if p.guard != nil {
+		list = p.guard.list
+	}
+	for _, t := range list {
 		var info unix.Siginfo
 		if unix.Waitid(unix.P_PID, t.tid, &info, ends|unix.WNOWAIT, nil) == nil && info.Code >= exited && info.Code <= dumped {
 			_ = unix.Waitid(unix.P_PID, t.tid, nil, ends, nil)
@@ -172,7 +181,7 @@ const debt = 3 * time.Second
 // the number of the process, under which it may never have been seized.
 func (p *proc) settle(keep *thread) {
 	for limit := time.Now().Add(debt); ; {
-		if s, err := readStatus(p.path("status")); err == nil && s.tracer == unix.Gettid() {
+		if s, err := readStatus(p.path("status")); err == nil && s.tracer == unix.Gettid() && p.guard == nil {
 			p.seizing(p.pid)
 		}
 		owed := 0
@@ -202,6 +211,11 @@ func (p *proc) settled(tid int) bool {
 		return false
 	case err != nil, got && (ws.Exited() || ws.Signaled()):
 		return true
+	case got && int(ws)>>16 == unix.PTRACE_EVENT_CLONE: // the new thread is traced, too
+		if started, err := startedBy(tid); err == nil {
+			p.seizing(started)
+		}
+		return false
 	case got:
 		signal := uintptr(0)
 		if receives(tid, ws) {

@@ -23,9 +23,10 @@ import (
 // ends after some seconds.
 func BenchmarkSwitch(b *testing.B) {
 	testkit.Tool(b, "gcc")
-	ways := map[string]Options{"stop": {}, "interrupt": {Switch: SwitchInt3, Sync: SyncInterrupt}, "membarrier": {Switch: SwitchInt3, Sync: SyncMembarrier}}
+	ways := map[string]Options{"stop": {}, "interrupt": {Switch: SwitchInt3, Sync: SyncInterrupt}, "membarrier": {Switch: SwitchInt3, Sync: SyncMembarrier},
+		"guard": {Switch: SwitchInt3, Guard: true}}
 	for _, threads := range []int{1, 4, 16, 64, 256, 1024} {
-		for _, way := range []string{"stop", "interrupt", "membarrier"} {
+		for _, way := range []string{"stop", "interrupt", "membarrier", "guard"} {
 			b.Run(fmt.Sprintf("threads=%d/way=%s", threads, way), func(b *testing.B) { benchSwitch(b, threads, ways[way]) })
 		}
 	}

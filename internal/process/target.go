@@ -40,6 +40,7 @@ type proc struct {
 	seized  map[int]bool     // threads that were neither let go nor seen to end
 	missed  bool             // a thread vanished that was seized
 	traps   []*live.Trap     // handlers of breakpoints in its memory
+	guard   *guard           // of threads that are traced while there are breakpoints, else nil
 	barrier bool             // it may make the membarrier call that synchronises processors
 	counted int              // threads that the last visit saw
 	longest time.Duration    // that a visit held one

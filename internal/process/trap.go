@@ -3,6 +3,7 @@
 package process
 
 import (
+	"cmp"
 	"errors"
 	"fmt"
 	"math/bits"
@@ -82,6 +83,9 @@ func (p *proc) installTrap(sites []trampoline.TrapSite, deadline time.Time) erro
 	if err != nil {
 		return err
 	}
+	if p.opt.Guard {
+		sites = withLandings(sites)
+	}
 	return p.withThread(deadline, p.opt, func(c *injection) error {
 		if err := c.handlersBlock(s.caught); err != nil {
 			return err
@@ -104,6 +108,18 @@ func (p *proc) installTrap(sites []trampoline.TrapSite, deadline time.Time) erro
 		until := sinceBoot() + uint64(time.Until(deadline)+slack)
 		return c.mapTrap(sites, live.Trap{Previous: previous, Owner: owner, Until: until})
 	})
+}
+
+// withLandings adds to the places of breakpoints what looks like one in front of each
+// address to which they lead. A thread that the loader has sent there is still about
+// to receive the signal: if the loader dies then, the handler lets it stay there.
+func withLandings(sites []trampoline.TrapSite) []trampoline.TrapSite {
+	all := slices.Clone(sites)
+	for _, s := range sites {
+		all = append(all, trampoline.TrapSite{Addr: s.Target - 1, Target: s.Target})
+	}
+	slices.SortStableFunc(all, func(a, b trampoline.TrapSite) int { return cmp.Compare(a.Addr, b.Addr) })
+	return slices.CompactFunc(all, func(a, b trampoline.TrapSite) bool { return a.Addr == b.Addr })
 }
 
 // sinceBoot is the time since boot, in nanoseconds.

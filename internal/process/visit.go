@@ -47,6 +47,7 @@ func (p *proc) visit(limit time.Time, look func(t *thread) error) error {
 		case busy != nil && time.Now().After(limit):
 			return busy
 		case busy != nil:
+			p.attendAll()
 			time.Sleep(stopPoll)
 		case len(fresh) == 0 && len(seen) == 0:
 			return p.lost()
@@ -133,6 +134,7 @@ func (p *proc) seeStopped(t *thread, look func(t *thread) error) error {
 
 // pace passes the time between two looks at threads that are about to stop.
 func (p *proc) pace(spins int) {
+	p.attendAll()
 	if spins < spinsBefore {
 		unix.RawSyscall(unix.SYS_SCHED_YIELD, 0, 0, 0)
 		return

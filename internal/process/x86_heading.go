@@ -42,11 +42,9 @@ func (p *proc) heading(t *thread) (moved bool, mask uint64, err error) {
 	if mask, err = t.sigmask(); err != nil {
 		return false, 0, err
 	}
-	for _, trap := range p.traps {
-		if to, ok := trap.Detour(t.regs.Rip); ok && t.trapped() {
-			t.regs.Rip = to
-			return true, mask, nil
-		}
+	if to, ok := p.breakpoint(t); ok {
+		t.regs.Rip = to
+		return true, mask, nil
 	}
 	return false, mask, nil
 }
@@ -105,6 +103,17 @@ func (t *thread) trapped() bool {
 			}
 		}
 	}
+}
+
+// breakpoint returns where a thread goes on that is about to receive the signal of a
+// breakpoint. Its registers have been read.
+func (p *proc) breakpoint(t *thread) (to uint64, ok bool) {
+	for _, trap := range p.traps {
+		if to, ok := trap.Detour(t.regs.Rip); ok && t.trapped() {
+			return to, true
+		}
+	}
+	return 0, false
 }
 
 // trapSites are the places at which threads may meet a breakpoint while code is

@@ -9,6 +9,7 @@
 //	ignore    SIG_IGN
 //	blocked   blocked in every thread
 //	masked    blocked while SIGUSR1 is handled
+//	toggling  all signals blocked in every thread for every second round of calls
 //	stacks    every thread has a signal stack, and SIGUSR1 is sent around all the time
 #define _GNU_SOURCE
 #include <pthread.h>
@@ -36,7 +37,7 @@ extern int (*const table[64])(int);
 extern int at_0(int);
 
 static long calls, wrong, traps;
-static int stacks;
+static int stacks, toggling;
 static pid_t tids[4096];
 
 static void *worker(void *arg)
@@ -46,8 +47,13 @@ static void *worker(void *arg)
 		stack_t st = { .ss_sp = malloc(64 << 10), .ss_size = 64 << 10 };
 		sigaltstack(&st, 0);
 	}
-	for (;;) {
+	sigset_t set[2];
+	sigemptyset(&set[0]);
+	sigfillset(&set[1]);
+	for (unsigned round = 0;; round++) {
 		long bad = 0;
+		if (toggling)
+			pthread_sigmask(SIG_SETMASK, &set[round & 1], 0);
 		for (int i = 0; i < 64; i++) {
 			int r = table[i](i);
 			bad += r != i + 1 && r != i + 1000 && r != i + 2000;
@@ -110,6 +116,7 @@ int main(int argc, char **argv)
 	sigemptyset(&set);
 	sigaddset(&set, SIGTRAP);
 	stacks = !strcmp(how, "stacks");
+	toggling = !strcmp(how, "toggling");
 	if (!strcmp(how, "handler"))
 		sigaction(SIGTRAP, &sa, 0);
 	if (!strcmp(how, "ignore"))
