@@ -204,7 +204,7 @@ func (t *thread) pass(request, signal int) error {
 	if err := t.setRegs(&t.regs); err != nil {
 		return err
 	}
-	if h := t.p.opt.hook; h != nil {
+	if h := t.p.opt.hook; h != nil { // not by Options.at, which attends to threads
 		h("sent")
 	}
 	return t.resume(request, 0)
