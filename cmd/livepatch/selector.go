@@ -223,7 +223,7 @@ func printChange(p *printer, r *process.Result, did string) error {
 		return nil
 	}
 	if r.Switch == process.SwitchInt3 {
-		p.Note("%s %s in %s within %s, no thread held longer than %s", did, plural(r.Functions, "function", "functions"), where,
+		p.Note("%s %s in %s as it ran: written in %s, no thread held longer than %s", did, plural(r.Functions, "function", "functions"), where,
 			milliseconds(r.Took), milliseconds(r.Pause.Total))
 		return nil
 	}
