@@ -82,22 +82,41 @@ func TestARM64(t *testing.T) {
 	k := builtARM64(t)
 	dir := t.TempDir()
 	s := k.arm64Session(t, dir)
-	all := &testCase{name: "all", expect: map[string]string{}}
-	var patches []string
-	for _, name := range arm64Together {
-		c := k.arm64Case(t, name)
-		patches = append(patches, c.patch)
-		all.add(c.testCase)
-	}
-	s.addARM64(t, dir, all, patches)
+	s.allARM64(t, dir)
 	for name, of := range map[string]string{"first": "changed-string", "third": "new-global"} {
 		file := filepath.Join(dir, name+".lpatch")
 		k.buildFrom(t, file, []string{k.arm64Case(t, of).patch}, "--no-replace")
 		s.config.Files = append(s.config.Files, vm.File{Name: "/" + name + ".lpatch", From: file})
 	}
-	k.verifyARM64(t, filepath.Join(dir, "all.lpatch"), all.modules)
 	s.besideARM64(k.arm64Case(t, "module"))
 	s.run(t)
+}
+
+// TestARM64Size does the first half on a kernel without CALL_OPS, for which functions
+// begin otherwise.
+func TestARM64Size(t *testing.T) {
+	if os.Getenv("LIVEPATCH_SLOW") == "" {
+		t.Skip("set LIVEPATCH_SLOW=1 for it")
+	}
+	k := builtARM64(t, "--size")
+	dir := t.TempDir()
+	s := k.arm64Session(t, dir)
+	s.allARM64(t, dir)
+	s.run(t)
+}
+
+// allARM64 adds the package of the cases that go together, and its steps.
+func (s *session) allARM64(t *testing.T, dir string) {
+	t.Helper()
+	all := &testCase{name: "all", expect: map[string]string{}}
+	var patches []string
+	for _, name := range arm64Together {
+		c := s.arm64Case(t, name)
+		patches = append(patches, c.patch)
+		all.add(c.testCase)
+	}
+	s.addARM64(t, dir, all, patches)
+	s.verifyARM64(t, filepath.Join(dir, "all.lpatch"), all.modules)
 }
 
 // verifyARM64 has nothing about a package left open by the files of its kernel.
@@ -185,22 +204,42 @@ func (s *session) addARM64(t *testing.T, dir string, c *testCase, patches []stri
 	s.addCase(&madeCase{c, file, moduleSaid(t, said)})
 }
 
-// TestARM64Cases does it for each case alone, on a kernel with CALL_OPS and one
-// without, for which the sites are other ones.
+// TestARM64Cases does it for each case alone.
 func TestARM64Cases(t *testing.T) {
 	if os.Getenv("LIVEPATCH_SLOW") == "" {
 		t.Skip("set LIVEPATCH_SLOW=1 for it")
 	}
-	for name, args := range map[string][]string{"call-ops": nil, "without": {"--size"}} {
-		t.Run(name, func(t *testing.T) {
-			k := builtARM64(t, args...)
-			dir := t.TempDir()
-			s := k.arm64Session(t, dir)
-			for _, name := range []string{"alternatives", "bug-table", "callbacks", "changed-string", "function-pointer", "jump-label", "module", "new-global", "new-static", "shadow", "special-static", "static-local", "usercopy"} {
-				c := k.arm64Case(t, name)
-				s.addARM64(t, dir, c.testCase, []string{c.patch})
-			}
-			s.run(t)
-		})
+	k := builtARM64(t)
+	dir := t.TempDir()
+	s := k.arm64Session(t, dir)
+	for _, name := range []string{"alternatives", "bug-table", "callbacks", "changed-string", "function-pointer", "jump-label", "module", "new-global", "new-static", "shadow", "special-static", "static-local", "usercopy"} {
+		c := k.arm64Case(t, name)
+		s.addARM64(t, dir, c.testCase, []string{c.patch})
 	}
+	s.run(t)
+}
+
+// TestARM64Merge merges packages for this kernel into one, and sees all of them in effect.
+func TestARM64Merge(t *testing.T) {
+	if os.Getenv("LIVEPATCH_SLOW") == "" {
+		t.Skip("set LIVEPATCH_SLOW=1 for it")
+	}
+	k := builtARM64(t)
+	dir := t.TempDir()
+	s := k.arm64Session(t, dir)
+	var cases []*madeCase
+	var files, modules []string
+	for _, name := range []string{"alternatives", "jump-label", "module", "usercopy"} {
+		c := k.arm64Case(t, name)
+		file := filepath.Join(dir, name+".lpatch")
+		cases = append(cases, &madeCase{c.testCase, file, moduleSaid(t, k.buildFrom(t, file, []string{c.patch}))})
+		files, modules = append(files, file), append(modules, c.modules...)
+	}
+	all := filepath.Join(dir, "all.lpatch")
+	said := livepatch(t, append([]string{"merge", "-o", all}, files...)...)
+	k.verifyARM64(t, all, modules)
+	s.config.Files = append(s.config.Files, vm.File{Name: "/all.lpatch", From: all})
+	s.config.Modules = append(s.config.Modules, modules...)
+	s.addMerged(cases, modules, said)
+	s.run(t)
 }
