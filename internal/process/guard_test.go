@@ -76,18 +76,23 @@ func TestGuardTargetEnds(t *testing.T) {
 	}
 }
 
-// A process that is stopped by job control stays stopped, and goes on afterwards.
+// A process that is stopped by job control stays stopped, and goes on afterwards. If a
+// thread was stopped inside the bytes that change, it is busy until then.
 func TestGuardOfStopped(t *testing.T) {
 	target, pkgOf := fire(t)
 	for _, step := range []string{"handlers", "begun", "synchronised 1", "round 2"} {
 		s := start(t, target, "2")
-		opt := guardOptions("")
+		pkg, opt := pkgOf(upTo(5)...), guardOptions("")
+		opt.Timeout = 3 * time.Second
 		opt.hook = func(at string) {
 			if at == step {
 				must(t, unix.Kill(s.pid, unix.SIGSTOP))
 			}
 		}
-		must(t, apply(s, pkgOf(upTo(5)...), opt)())
+		busy := apply(s, pkg, opt)()
+		if busy != nil && !errors.As(busy, new(*BusyError)) {
+			t.Fatal(busy)
+		}
 		for deadline := time.Now().Add(10 * time.Second); ; time.Sleep(time.Millisecond) { // it has to be scheduled to stop again
 			st, err := readStatus(fmt.Sprintf("/proc/%d/status", s.pid))
 			must(t, err)
@@ -100,6 +105,10 @@ func TestGuardOfStopped(t *testing.T) {
 		}
 		must(t, unix.Kill(s.pid, unix.SIGCONT))
 		s.serves()
+		if busy != nil {
+			must(t, apply(s, pkg, guardOptions(""))())
+		}
+		must(t, revert(s, "fix", guardOptions(""))()) // and the handler, if it had to stay
 		leftAlone(t, s)
 	}
 }
