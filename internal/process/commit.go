@@ -215,10 +215,11 @@ func (c *change) write() error {
 	return &ApplyError{stageWrite, RolledBack, c.orEnded(err)}
 }
 
-// orEnded is err, unless it has a simple reason: a process was killed.
+// orEnded is err, unless it has a simple reason: a process was killed, or has started
+// another program.
 func (c *change) orEnded(err error) error {
 	for _, p := range c.procs {
-		if gone := p.same(); errors.Is(gone, errEnded) {
+		if gone := p.same(); Ended(gone) {
 			return gone
 		}
 	}
@@ -349,7 +350,7 @@ func (c *change) phase(to live.Phase) error {
 func (c *change) rollBack() error {
 	var errs []error
 	for _, x := range slices.Backward(c.parts) {
-		if errors.Is(x.p.same(), errEnded) {
+		if Ended(x.p.same()) {
 			continue // nothing of it is left
 		}
 		for _, s := range slices.Backward(x.done) {
@@ -364,7 +365,7 @@ func (c *change) rollBack() error {
 func (c *change) restoreControls() error {
 	var errs []error
 	for _, x := range slices.Backward(c.parts) {
-		if errors.Is(x.p.same(), errEnded) {
+		if Ended(x.p.same()) {
 			continue
 		}
 		for _, m := range x.members {

@@ -322,19 +322,19 @@ func (c *change) data(list []*liveChange, of func(s *liveChange) []live.Step) er
 	return nil
 }
 
-// undoData takes back what was written of data, all but the first ones.
-func (c *change) undoData(list []*liveChange, but func(s *liveChange) int) (errs []error) {
+// undoData takes back what was written of data, all but the first ones, and notes
+// what it met.
+func (c *change) undoData(list []*liveChange, but func(s *liveChange) int, note func(s *liveChange, err error)) {
 	for _, s := range slices.Backward(list) {
 		all := slices.Concat(s.lead, s.trail)
 		for s.wrote > but(s) {
 			step := all[s.wrote-1]
 			s.wrote--
-			errs = append(errs, c.writing(list, func() error {
+			note(s, c.writing(list, func() error {
 				return s.x.p.writeVerified(step.Old, step.Addr, s.x.p.anyThread())
 			}))
 		}
 	}
-	return errs
 }
 
 // playRounds makes all rounds in all processes, each round in all before the next
@@ -392,14 +392,12 @@ func (c *change) writeRound(list []*liveChange, s *liveChange, round int, back b
 // undoRounds takes back what was made of the rounds, and the beginning.
 func (c *change) undoRounds(list []*liveChange) error {
 	var errs []error
-	note := func(err error) {
-		if !errors.Is(err, errEnded) { // nothing is left of that process
+	note := func(s *liveChange, err error) {
+		if err != nil && !Ended(err) && !Ended(s.x.p.same()) { // else nothing is left of it
 			errs = append(errs, err)
 		}
 	}
-	for _, err := range c.undoData(list, func(s *liveChange) int { return len(s.lead) }) {
-		note(err)
-	}
+	c.undoData(list, func(s *liveChange) int { return len(s.lead) }, note)
 	rounds := 0
 	for _, s := range list {
 		rounds = max(rounds, s.made)
@@ -410,24 +408,21 @@ func (c *change) undoRounds(list []*liveChange) error {
 			if s.made > i {
 				// A round that failed may have been made in part: its writes are of
 				// single bytes, or behind breakpoints.
-				note(c.writeRound(list, s, i, true))
+				note(s, c.writeRound(list, s, i, true))
 			}
 		}
 		for _, s := range list {
 			if s.made > i && i > 0 {
 				// With the last round taken back the breakpoints are there again.
-				note(c.synchronise(s, i == len(s.rounds)-1, limit))
+				note(s, c.synchronise(s, i == len(s.rounds)-1, limit))
 			}
 		}
 	}
-	for _, err := range c.undoData(list, func(*liveChange) int { return 0 }) {
-		note(err)
-	}
+	c.undoData(list, func(*liveChange) int { return 0 }, note)
 	for _, s := range list {
 		s.made, s.x.done = 0, nil
 	}
-	note(c.writing(list, c.restoreControls))
-	return errors.Join(errs...)
+	return errors.Join(append(errs, c.writing(list, c.restoreControls))...)
 }
 
 // synchronise makes every thread execute a serialising instruction, and, if clear

@@ -83,6 +83,9 @@ func (p *proc) seizeThread(tid int) (*thread, error) {
 	case s.tracer != 0:
 		return nil, refusal.New(refusal.AlreadyTraced, p.where(), "process %d (%s) traces thread %d", s.tracer, commandOf(s.tracer), tid)
 	}
+	if err := p.same(); err != nil { // it is starting another program
+		return nil, err
+	}
 	return nil, p.denied()
 }
 
