@@ -1,7 +1,8 @@
 #!/bin/busybox sh
-# The first process of the machine: runs the steps in /vm/steps and writes to the
-# console, between lines that begin with the mark, what each prints, its exit code
-# and the kernel's messages since the step before.
+# The first process of the machine: runs the steps in /vm/steps, or has them run and
+# becomes the command in /vm/init. To the console goes, between lines that begin with
+# the mark, what each step prints, its exit code and the kernel's messages since the
+# step before.
 b=/bin/busybox
 $b --install -s /bin
 export PATH=/bin:/sbin HOME=/root TERM=dumb NO_COLOR=1
@@ -18,16 +19,24 @@ mark=$(cat /vm/mark)
 # builtin printf is writing then is lost.
 say() { $b printf '\n%s %s\n' "$mark" "$*"; }
 
-exec </dev/null >/dev/console 2>&1
-say log boot
-dmesg -r -c
-for step in /vm/steps/*; do
-	n=${step##*/}
-	say begin "$n"
-	cd /root
-	timeout "$(cat /vm/limit)" sh "$step" 2>&1
-	say end "$n" $?
+steps() {
+	say log boot
 	dmesg -r -c
-done
-say off
-poweroff -f
+	for step in /vm/steps/*; do
+		n=${step##*/}
+		say begin "$n"
+		cd /root
+		timeout "$(cat /vm/limit)" sh "$step" 2>&1
+		say end "$n" $?
+		dmesg -r -c
+	done
+	say off
+	poweroff -f
+}
+
+exec </dev/null >/dev/console 2>&1
+if [ -s /vm/init ]; then
+	steps &
+	exec $(cat /vm/init)
+fi
+steps

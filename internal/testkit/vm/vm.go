@@ -35,6 +35,10 @@ type Config struct {
 	Timeout time.Duration // of the whole; two minutes
 	Limit   time.Duration // of one step; a minute
 
+	// Init, if set, is the command that becomes process 1 while the steps are run by
+	// another one.
+	Init string
+
 	// Counted makes time in the machine pass with the instructions that it executes,
 	// so that nothing there is late because this machine is busy.
 	Counted bool
@@ -207,6 +211,7 @@ func initramfs(c *Config, mark string) ([]byte, error) {
 	a.link("sbin", "bin")
 	a.file("init", 0o755, initScript)
 	a.file("vm/mark", 0o644, []byte(mark))
+	a.file("vm/init", 0o644, []byte(c.Init))
 	a.file("vm/limit", 0o644, []byte(strconv.Itoa(int(orDuration(c.Limit, time.Minute).Seconds()))))
 	for i, s := range c.Steps {
 		a.file(fmt.Sprintf("vm/steps/%03d", i), 0o644, []byte(s.Script))
