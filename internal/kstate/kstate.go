@@ -105,10 +105,12 @@ func (f *Facts) readTracers(fsys fs.FS) {
 	b, err := tracingFile(fsys, "enabled_functions")
 	f.unless(err, "the users of ftrace")
 	f.Traced = ParseEnabledFunctions(b)
-	b, err = file(fsys, "sys/kernel/debug/kprobes/list")
-	f.unless(err, "the kprobes")
-	f.Kprobes = ParseKprobes(b)
 	const debug, injection = "sys/kernel/debug", "sys/kernel/debug/error_injection/list"
+	b, err = file(fsys, debug+"/kprobes/list")
+	if entries, _ := fs.ReadDir(fsys, debug); !errors.Is(err, fs.ErrNotExist) || len(entries) == 0 { // else it is a kernel without any
+		f.unless(err, "the kprobes")
+	}
+	f.Kprobes = ParseKprobes(b)
 	switch b, err = file(fsys, injection); {
 	case err == nil:
 		f.Injectable = ParseErrorInjection(b)

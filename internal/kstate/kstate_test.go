@@ -102,6 +102,10 @@ func TestReadIncomplete(t *testing.T) {
 	if d := cmp.Diff(want, f.Unknown); d != "" || f.CanLoad {
 		t.Errorf("can load: %v; unknown (-want +got)\n%s", f.CanLoad, d)
 	}
+	files["sys/kernel/debug/bdi"] = &fstest.MapFile{} // a kernel without kprobes, with debugfs
+	if f, err = Read(files); err != nil || !slices.Equal(f.Unknown, want[:1]) {
+		t.Errorf("without kprobes: %v, %v", f.Unknown, err)
+	}
 	if _, err := Read(fstest.MapFS{}); err == nil {
 		t.Error("an empty tree is a kernel")
 	}
