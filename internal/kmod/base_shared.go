@@ -136,8 +136,7 @@ func releaseProgram(x directExports, l opsLayout) *program {
 	p.plus(a0, patchOps)
 	p.call(x.free)
 	// ftrace keeps the pointers to the filter that it has freed, see forget.
-	p.move(a0, s0)
-	p.plus(a0, patchOps)
+	p.opsOf(s0)
 	p.number(a1, 0)
 	p.number(a2, l.size)
 	p.call(x.clear)
@@ -178,8 +177,7 @@ func pruneProgram(x directExports) *program {
 	p.plus(s3, -1)
 	p.jump("entry")
 	p.label("last")
-	p.move(a0, s1)
-	p.plus(a0, patchOps)
+	p.opsOf(s1)
 	p.call(x.unclaim)
 	p.ifError(ret, "stuck")
 	p.load(a1, s1, patchOwner)
@@ -282,12 +280,7 @@ func (p *program) claimPlaces(x directExports, l opsLayout) {
 	p.ifNot(ret, "done")
 	p.load8(ret, s0, patchRegistered)
 	p.ifNot(ret, "mixed") // some of its places were given up, others not
-	p.move(a0, s0)
-	p.plus(a0, patchOps)
-	p.load(a1, s1, entrySite)
-	p.number(a2, 0)
-	p.number(a3, 0)
-	p.call(x.filter)
+	p.filterPlace(x, 0)
 	p.move(s4, ret)
 	p.ifError(ret, "found")
 	p.store8(s1, entryOwned, 1)
@@ -302,8 +295,7 @@ func (p *program) claimPlaces(x directExports, l opsLayout) {
 	p.ifNot(ret, "on")
 	p.load8(ret, s0, patchClaims)
 	p.ifZero(ret, "on")
-	p.move(a0, s0)
-	p.plus(a0, patchOps)
+	p.opsOf(s0)
 	p.call(x.claim)
 	p.move(s4, ret)
 	p.ifError(ret, "taken")
@@ -313,6 +305,22 @@ func (p *program) claimPlaces(x directExports, l opsLayout) {
 	p.store(s0, patchOwner, a2)
 	p.fence()
 	p.store(a1, patchOwner, s0)
+}
+
+// opsOf loads the ftrace_ops of a patch as the first argument of a call.
+func (p *program) opsOf(patch reg) {
+	p.move(a0, patch)
+	p.plus(a0, patchOps)
+}
+
+// filterPlace makes the place of the entry s1 one of those of the patch s0, or, with
+// reset, the only one: ftrace_set_filter_ip(ops, site, remove, reset).
+func (p *program) filterPlace(x directExports, reset int) {
+	p.opsOf(s0)
+	p.load(a1, s1, entrySite)
+	p.number(a2, 0)
+	p.number(a3, reset)
+	p.call(x.filter)
 }
 
 // findTaken finds the function for which all were refused with the error s4: each
@@ -327,19 +335,12 @@ func (p *program) findTaken(x directExports) {
 	p.ifZero(s2, "failed")
 	p.load8(ret, s1, entryOwned)
 	p.ifZero(ret, "asked")
-	p.move(a0, s0)
-	p.plus(a0, patchOps)
-	p.load(a1, s1, entrySite)
-	p.number(a2, 0)
-	p.number(a3, reset)
-	p.call(x.filter)
+	p.filterPlace(x, reset)
 	p.ifError(ret, "failed")
-	p.move(a0, s0)
-	p.plus(a0, patchOps)
+	p.opsOf(s0)
 	p.call(x.claim)
 	p.ifError(ret, "found")
-	p.move(a0, s0)
-	p.plus(a0, patchOps)
+	p.opsOf(s0)
 	p.call(x.unclaim)
 	p.ifError(ret, "stuck")
 	p.label("asked")
