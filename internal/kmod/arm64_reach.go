@@ -10,30 +10,30 @@ import (
 // the kernel makes a stub when it applies the branch's relocation, and writes it into the code of the patch
 // (module_emit_plt_entry, arch/arm64/kernel/module-plts.c, 7.2). These relocations are
 // applied when both modules are there; by then that code is read-only, and the kernel
-// would oops. So such branches go to stubs of the patch's own. Relocations of
+// would oops. So such branches go to veneers of the patch's own. Relocations of
 // the two instructions that make an address reach 4 GB, more than the region of modules has,
 // and the kernel writes them so that code may be read-only (WRITE_PLACE, module.c).
 
-// reachKey is what a stub is for: branches of one section to one place.
-type reachKey struct {
+// veneerKey is what a veneer is for: branches of one section to one place.
+type veneerKey struct {
 	sec    *elfpatch.Section
 	symbol uint32
 	addend int64
 }
 
-// arm64Reach leads branches to functions of patched modules by way of stubs.
+// arm64Reach leads branches to functions of patched modules by way of veneers.
 func arm64Reach(g *merger, rels map[*elfpatch.Section][]elfpatch.Rela) {
-	stubs := map[reachKey]uint32{}
+	veneers := map[veneerKey]uint32{}
 	for _, sec := range g.out.Sections {
 		for i, r := range rels[sec] {
 			if r.Type != uint32(elf.R_AARCH64_CALL26) && r.Type != uint32(elf.R_AARCH64_JUMP26) || !g.comesLate(r.Symbol) {
 				continue
 			}
-			key := reachKey{sec, r.Symbol, r.Addend}
-			if stubs[key] == 0 {
-				stubs[key] = g.arm64ReachStub(key, rels)
+			key := veneerKey{sec, r.Symbol, r.Addend}
+			if veneers[key] == 0 {
+				veneers[key] = g.arm64Veneer(key, rels)
 			}
-			rels[sec][i].Symbol, rels[sec][i].Addend = stubs[key], 0
+			rels[sec][i].Symbol, rels[sec][i].Addend = veneers[key], 0
 		}
 	}
 }
@@ -44,9 +44,9 @@ func (g *merger) comesLate(symbol uint32) bool {
 	return g.out.Symbols[symbol].Section == elfpatch.Undefined && b.Kind == KLP && b.For != vmlinux
 }
 
-// arm64ReachStub adds a stub to a section and returns its symbol. Branches to it need no
+// arm64Veneer adds a veneer to a section and returns its symbol. Branches to it need no
 // landing pad, and x16 is free on the way to a function (AAPCS64).
-func (g *merger) arm64ReachStub(key reachKey, rels map[*elfpatch.Section][]elfpatch.Rela) uint32 {
+func (g *merger) arm64Veneer(key veneerKey, rels map[*elfpatch.Section][]elfpatch.Rela) uint32 {
 	sec := key.sec
 	at := (sec.Size + 3) &^ 3
 	if at&0xff8 == 0xff8 {

@@ -30,14 +30,14 @@ func reachObject(size int) (*builder, map[string]Binding) {
 	return b, map[string]Binding{"inside": {Kind: KLP, Object: "xfs", Pos: 2}, "outside": {Kind: KLP}, "printer": {Kind: Export}}
 }
 
-// TestARM64Reach has branches to functions of a patched module go by way of stubs,
+// TestARM64Reach has branches to functions of a patched module go by way of veneers,
 // one for each section and place, and all others as they were.
 func TestARM64Reach(t *testing.T) {
 	b, bindings := reachObject(24)
 	m := mergeObject(t, b, "xfs", bindings)
 	text := m.Object.Section(".text")
-	stub := arm64Words(0x90000010, 0x91000210, 0xd61f0200)
-	if !bytes.Equal(text.Data[24:], slices.Concat(stub, stub)) {
+	veneer := arm64Words(0x90000010, 0x91000210, 0xd61f0200)
+	if !bytes.Equal(text.Data[24:], slices.Concat(veneer, veneer)) {
 		t.Errorf("behind the code is %x", text.Data[24:])
 	}
 	want := []string{
@@ -71,22 +71,22 @@ func relocationTexts(t *testing.T, f *elfpatch.File, sec *elfpatch.Section) (out
 	return out
 }
 
-// No stub begins where a page ends: there the kernel might have to make one itself.
+// No veneer begins where a page ends: there the kernel might have to make one itself.
 func TestARM64ReachPageEnd(t *testing.T) {
 	for size, want := range map[int]int{0xff0: 0xff0, 0xff4: 0xff4, 0xff8: 0x1000, 0xffc: 0x1004, 0x1000: 0x1000, 0x1ff8: 0x2000} {
 		b, bindings := reachObject(size)
 		text := mergeObject(t, b, "xfs", bindings).Object.Section(".text")
 		adrp := arm64Words(0x90000010)
 		if at := bytes.Index(text.Data, adrp); at != want {
-			t.Errorf("behind %#x bytes the stub is at %#x, want %#x", size, at, want)
+			t.Errorf("behind %#x bytes the veneer is at %#x, want %#x", size, at, want)
 		}
 		if second := bytes.LastIndex(text.Data, adrp); second&0xff8 == 0xff8 {
-			t.Errorf("behind %#x bytes the second stub is at %#x", size, second)
+			t.Errorf("behind %#x bytes the second veneer is at %#x", size, second)
 		}
 	}
 }
 
-// A module with stubs is taken apart and made again.
+// A module with veneers is taken apart and made again.
 func TestARM64ReachUndo(t *testing.T) {
 	b, bindings := reachObject(24)
 	s := arm64Spec(t)
