@@ -13,6 +13,7 @@ import (
 	"strings"
 	"syscall"
 	"testing"
+	"time"
 
 	"golang.org/x/sys/unix"
 
@@ -263,16 +264,16 @@ func trace(pid int, at killAt) (calls map[int64]int, err error) {
 // reset brings the target to a state in which one patch is applied, or none.
 func (c *crash) reset(want string) {
 	c.t.Helper()
-	have := c.applied()
+	have, opt := c.applied(), Options{Timeout: time.Minute} // its threads are in the functions all the time
 	switch {
 	case have == want:
 	case want == "":
-		_, err := Revert(c.s.pid, have, Options{})
+		_, err := Revert(c.s.pid, have, opt)
 		must(c.t, err)
 	case have == "":
-		must(c.t, apply(c.s, c.version(want), Options{})())
+		must(c.t, apply(c.s, c.version(want), opt)())
 	default:
-		_, err := Retarget([]int{c.s.pid}, c.version(want), Options{})
+		_, err := Retarget([]int{c.s.pid}, c.version(want), opt)
 		must(c.t, err)
 	}
 	c.expect(want)
