@@ -26,7 +26,7 @@ type loader struct {
 // a work queue.
 func newLoader(opt Options) (*loader, error) {
 	sys, err := thisMachine()
-	return &loader{sys, opt, 5 * time.Second, 10 * time.Second, DefaultTimeout}, err
+	return &loader{sys, opt, 5 * time.Second, DefaultTimeout, DefaultTimeout}, err
 }
 
 // Poll intervals. The kernel tries to switch what is left once a second, the
