@@ -171,7 +171,7 @@ var errKilled = errors.New("killed")
 // clear takes sites away that stay.
 func (c *crash) clear() {
 	c.t.Helper()
-	if _, err := Remove([]int{c.s.pid}, Removal{All: true, ClearSites: true}, Options{}); len(refusal.Of(err)) == 0 { // there may be none
+	if _, err := Remove([]int{c.s.pid}, Removal{All: true, ClearSites: true}, patient); len(refusal.Of(err)) == 0 { // there may be none
 		must(c.t, err)
 	}
 	if text(c.t, c.s.pid) != c.pages {
@@ -261,10 +261,13 @@ func trace(pid int, at killAt) (calls map[int64]int, err error) {
 	}
 }
 
+// patient is for what is done between deaths: threads are in the functions all the time.
+var patient = Options{Timeout: time.Minute}
+
 // reset brings the target to a state in which one patch is applied, or none.
 func (c *crash) reset(want string) {
 	c.t.Helper()
-	have, opt := c.applied(), Options{Timeout: time.Minute} // its threads are in the functions all the time
+	have, opt := c.applied(), patient
 	switch {
 	case have == want:
 	case want == "":
