@@ -383,8 +383,10 @@ func (c *crash) afterDeath(at killAt, remedy Remedy) {
 		c.expect(have)
 	}
 	left := have
-	res, err := Repair([]int{c.s.pid}, remedy, Options{})
-	must(c.t, err)
+	res, err := Repair([]int{c.s.pid}, remedy, patient)
+	if err != nil {
+		c.t.Fatalf("killed at %+v, %q, remedy %d: %v", at, have, remedy, err)
+	}
 	switch did := res.Processes[0].Did; {
 	case have != "interrupted" && did != DidNothing && did != DidRetire:
 		c.t.Fatalf("%q was repaired: %+v", have, res)
