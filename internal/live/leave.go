@@ -47,7 +47,7 @@ func Leaving(before, after Set, steps []Step) []Range {
 		if s.Function == Whole && s.Record.Hosts() {
 			list = append(list, s.Record.handler())
 		}
-		list = append(list, Range{Start: s.Addr, End: s.Addr + uint64(len(s.Old)), Name: s.Name()})
+		list = append(list, Range{Start: s.Addr, End: s.Addr + uint64(len(s.Old)), Name: s.Name(), Written: true})
 	}
 	return list
 }

@@ -169,7 +169,9 @@ func TestShares(t *testing.T) {
 }
 
 func TestRanges(t *testing.T) {
-	r := NewRanges([]Range{{0x2000, 0x2010, "b", false}, {0x1000, 0x1010, "a", true}, {0x3000, 0x3000, "empty", true}})
+	r := NewRanges([]Range{
+		{Start: 0x2000, End: 0x2010, Name: "b"}, {Start: 0x1000, End: 0x1010, Name: "a", Open: true}, {Start: 0x3000, End: 0x3000, Name: "empty", Open: true},
+	})
 	for _, tc := range []struct {
 		v        uint64
 		pc, word string
@@ -230,7 +232,7 @@ func TestMayEndWithCall(t *testing.T) {
 }
 
 func BenchmarkWords(b *testing.B) {
-	r := NewRanges([]Range{{0x555555555100, 0x555555555200, "answer", true}})
+	r := NewRanges([]Range{{Start: 0x555555555100, End: 0x555555555200, Name: "answer", Open: true}})
 	mem := make([]byte, 64<<10)
 	for i := 0; i+8 <= len(mem); i += 8 {
 		le.PutUint64(mem[i:], 0x555555556000+uint64(i))

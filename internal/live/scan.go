@@ -12,6 +12,7 @@ type Range struct {
 	Start, End uint64
 	Name       string // of the function
 	Open       bool   // it may end with a call, so that End is a return address into it
+	Written    bool   // it is written over, and no more: who returns to its end goes on behind it
 }
 
 // longestCall is the length of the longest call that is looked for: call *disp32(base,index).

@@ -205,15 +205,19 @@ func TestLeaving(t *testing.T) {
 		before, after []*Record
 		want          string
 	}{
-		{"apply", nil, []*Record{a}, "f (outlined) 900-910, f 100-105, f 100-140, g 200-205, g 200-240"},
-		{"revert", []*Record{a}, nil, "f 100-105, g 200-205, new f 1400-1420, new g 1440-1460, patch a 1400-1440, patch a 1440-1800"},
-		{"on top", []*Record{a}, []*Record{a, b}, "f 100-105, new f 1400-1420, patch a 1400-1440, patch a 1440-1800"},
-		{"from the top", []*Record{a, b}, []*Record{a}, "f 100-105, new f 2400-2420, patch b 2400-2800"},
+		{"apply", nil, []*Record{a}, "f (outlined) 900-910, f 100-105 written, f 100-140, g 200-205 written, g 200-240"},
+		{"revert", []*Record{a}, nil, "f 100-105 written, g 200-205 written, new f 1400-1420, new g 1440-1460, patch a 1400-1440, patch a 1440-1800"},
+		{"on top", []*Record{a}, []*Record{a, b}, "f 100-105 written, new f 1400-1420, patch a 1400-1440, patch a 1440-1800"},
+		{"from the top", []*Record{a, b}, []*Record{a}, "f 100-105 written, new f 2400-2420, patch b 2400-2800"},
 		{"nothing", []*Record{a}, []*Record{a}, ""},
 	} {
 		var list []string
 		for _, r := range Leaving(applied(tc.before...), applied(tc.after...), Plan(applied(tc.before...), applied(tc.after...))) {
-			list = append(list, fmt.Sprintf("%s %x-%x", r.Name, r.Start, r.End))
+			line := fmt.Sprintf("%s %x-%x", r.Name, r.Start, r.End)
+			if r.Written {
+				line += " written"
+			}
+			list = append(list, line)
 		}
 		slices.Sort(list)
 		if got := strings.Join(list, ", "); got != tc.want {

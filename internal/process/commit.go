@@ -100,6 +100,9 @@ func (c *change) addPart(x *part, leaving []live.Range) {
 // lookAtEnd finds out whether a call may end the code of a range. Code that
 // cannot be read may.
 func (p *proc) lookAtEnd(r *live.Range) {
+	if r.Written {
+		return
+	}
 	code := make([]byte, min(r.End-r.Start, 16))
 	r.Open = p.readMem(code, r.End-uint64(len(code))) != nil || live.MayEndWithCall(machine, code)
 }
