@@ -15,7 +15,8 @@ import (
 
 // TestRedisOnArm64 patches Debian's redis for arm64 under load, in a machine with
 // Debian's kernel that lets nobody but ptrace write code: verifies, applies, replaces
-// the patch by another, and takes that back; a loader that was killed is repaired.
+// the patch by another, and takes that back; what loaders leave that are killed in the
+// middle of a change is finished or taken back.
 func TestRedisOnArm64(t *testing.T) {
 	if os.Getenv("LIVEPATCH_SLOW") == "" {
 		t.Skip("set LIVEPATCH_SLOW=1 for it")
@@ -27,7 +28,9 @@ func TestRedisOnArm64(t *testing.T) {
 	build := exec.Command("go", "build", "-o", program, "livepatch/cmd/livepatch")
 	build.Env = append(os.Environ(), "GOARCH=arm64", "CGO_ENABLED=0")
 	server := filepath.Join(files, "root/usr/bin/redis-check-rdb")
-	cmds := []*exec.Cmd{build}
+	killat := exec.Command("go", "build", "-o", filepath.Join(dir, "killat"), "./testdata/killat")
+	killat.Env = build.Env
+	cmds := []*exec.Cmd{build, killat}
 	for _, name := range []string{"fix", "next"} {
 		cmds = append(cmds, exec.Command(livepatchProgram(t), "create", "--name", name, "-o", filepath.Join(dir, name+".lpatch"), "--target", server,
 			"--pair", filepath.Join(files, "t_string.before.o")+"="+filepath.Join(files, "t_string.after.o")))
@@ -40,7 +43,7 @@ func TestRedisOnArm64(t *testing.T) {
 	c := vm.Config{
 		Kernel: k, Counted: true, Timeout: time.Hour, Limit: time.Hour, Append: "proc_mem.force_override=never",
 		Files: []vm.File{
-			{Name: "/livepatch", From: program}, {Name: "/redis-server", From: server},
+			{Name: "/livepatch", From: program}, {Name: "/killat", From: filepath.Join(dir, "killat")}, {Name: "/redis-server", From: server},
 			{Name: "/fix.lpatch", From: filepath.Join(dir, "fix.lpatch")}, {Name: "/next.lpatch", From: filepath.Join(dir, "next.lpatch")},
 			{Name: "/redis-cli", From: filepath.Join(files, "root/usr/bin/redis-cli")},
 			{Name: "/redis-benchmark", From: filepath.Join(files, "root/usr/bin/redis-benchmark")},
@@ -70,7 +73,12 @@ func TestRedisOnArm64(t *testing.T) {
 			said = append(said, strings.TrimSpace(word))
 		}
 	}
-	if got, want := strings.Join(said, " "), "5 10 10 5 10 10 5 5 5 5 5 5 5"; got != want {
+	for _, did := range []string{"rolled back", "finished"} {
+		if !strings.Contains(s.Output, did+", ") {
+			t.Errorf("no change was %s by repair", did)
+		}
+	}
+	if got, want := strings.Join(said, " "), "5 10 10 5 10 10 5"+strings.Repeat(" 5", 14)+" 10"; got != want {
 		t.Errorf("lengths %q, want %q", got, want)
 	}
 	for _, l := range s.Log {
@@ -104,19 +112,22 @@ for i in 1 2; do
 	/livepatch revert --pid $server $patience next
 	say
 done
-# Loaders are killed, wherever they are, and what they have left is taken back.
-for i in 1 2 3 4 5 6; do
-	/livepatch apply --pid $server $patience /fix.lpatch >/tmp/out 2>&1 &
-	loader=$!
-	usleep ${i}50000
-	kill -9 $loader 2>/dev/null && echo killed || echo through
-	wait $loader || true
-	/livepatch repair --pid $server $patience --rollback
-	if /livepatch status --pid $server --json | grep -q '"applied"'; then
-		[ "$($cli strlen key)" = 10 ]
-		/livepatch revert --pid $server $patience fix
-	fi
-	say
+# Loaders are killed at their writes, the last of which is that the change is made,
+# and what they have left is finished or taken back.
+/killat 0 /livepatch apply --pid $server $patience /fix.lpatch | tee /tmp/through
+writes=$(sed -n 's/^killat: \([0-9]*\) writes, killed false$/\1/p' /tmp/through)
+/livepatch revert --pid $server $patience fix
+for n in 1 $((writes / 3)) $((writes * 2 / 3)) $((writes - 3)) $((writes - 2)) $((writes - 1)) $writes; do
+	for remedy in --rollback --finish; do
+		/killat $n /livepatch apply --pid $server $patience /fix.lpatch
+		/livepatch status --pid $server
+		/livepatch repair --pid $server $patience $remedy
+		if /livepatch status --pid $server --json | grep -q '"applied"'; then
+			[ "$($cli strlen key)" = 10 ]
+			/livepatch revert --pid $server $patience fix
+		fi
+		say
+	done
 done
 /livepatch revert --reclaim --pid $server $patience
 /livepatch status --pid $server
@@ -126,4 +137,20 @@ kill $load
 $cli info stats | grep total_commands
 $cli shutdown nosave || true
 wait $server
+# One that starts is patched by livepatch watch.
+mkdir /tmp/packages
+cp /fix.lpatch /tmp/packages
+/livepatch keygen -o /tmp/key
+/livepatch sign --key /tmp/key /tmp/packages/fix.lpatch
+/livepatch watch --dir /tmp/packages --key /tmp/key.pub $patience >/tmp/watched 2>&1 &
+watcher=$!
+/redis-server --port 0 --unixsocket /tmp/redis --save '' --appendonly no --dir /tmp >/tmp/log &
+server=$!
+until /livepatch status --pid $server --json | grep -q '"applied"'; do sleep 1; done
+until $cli ping 2>/dev/null | grep -q PONG; do sleep 1; done
+$cli set key 12345
+say
+kill $watcher
+wait $watcher || true
+cat /tmp/watched
 `
