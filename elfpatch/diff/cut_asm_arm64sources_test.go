@@ -97,6 +97,7 @@ f:	nop
 	.section .text.fresh,"ax",%progbits
 	.type fresh,%function
 fresh:	ret
+	.word 0x23456789
 	.size fresh, .-fresh
 	.section .rodata.ops,"a",%progbits
 	.type ops,%object

@@ -64,7 +64,7 @@ const asmARM64 = `
 `
 
 // dump writes the sections of a cut whose names start with one of those given:
-// bytes and relocations.
+// bytes, relocations, and marks of data and code.
 func dump(t testing.TB, cut *Cut, names ...string) []string {
 	t.Helper()
 	f := cut.Object
@@ -89,6 +89,11 @@ func dump(t testing.TB, cut *Cut, names ...string) []string {
 			}
 			_, typ, _ := strings.Cut(elfpatch.RelocName(f.Machine, r.Type), "_")
 			line += fmt.Sprintf(" %d:%s:%s%+d", r.Offset, strings.TrimPrefix(strings.TrimPrefix(typ, "X86_64_"), "AARCH64_"), name, r.Addend)
+		}
+		for _, sym := range f.Symbols {
+			if sym.Section == sec.Index && isMapping(f.Machine, sym.Name) {
+				line += fmt.Sprintf(" %s:%d", sym.Name, sym.Value)
+			}
 		}
 		out = append(out, line)
 	}

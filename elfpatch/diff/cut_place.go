@@ -327,7 +327,36 @@ func (u *kernelCutter) placeFunction(p *piece) {
 		}
 	}
 	u.k.included[p] = u.k.out.AddSymbol(sym)
+	u.markData(p, start, out)
 }
+
+// markData says where data is in the code of arm64, as the object does: the type hash
+// before a function, tables in it. What is not marked is code, here and behind it.
+func (u *kernelCutter) markData(p *piece, start uint64, out *elfpatch.Section) {
+	if u.s.f.Machine != elf.EM_AARCH64 {
+		return
+	}
+	var marks []elfpatch.Symbol
+	for i := range u.s.f.Symbols {
+		s := &u.s.f.Symbols[i]
+		if s.Section == p.sec && s.Value >= start && s.Value < p.off+p.size && isMapping(u.s.f.Machine, s.Name) {
+			marks = append(marks, elfpatch.Symbol{Name: s.Name[:2], Bind: elf.STB_LOCAL, Section: out.Index, Value: s.Value - start})
+		}
+	}
+	if !slices.ContainsFunc(marks, isData) {
+		return
+	}
+	slices.SortStableFunc(marks, func(a, b elfpatch.Symbol) int { return cmp.Compare(a.Value, b.Value) })
+	if isData(marks[len(marks)-1]) {
+		marks = append(marks, elfpatch.Symbol{Name: "$x", Bind: elf.STB_LOCAL, Section: out.Index, Value: uint64(len(out.Data))})
+	}
+	for _, s := range marks {
+		u.k.out.AddSymbol(s)
+	}
+}
+
+// isData reports a mapping symbol of data.
+func isData(s elfpatch.Symbol) bool { return s.Name == "$d" }
 
 // symbol makes the symbol of a piece.
 func (u *kernelCutter) symbol(p *piece, sec *elfpatch.Section, off uint64) int {

@@ -94,7 +94,7 @@ type CutFunc struct {
 // directly.
 type External struct {
 	Symbol int    // in Object
-	Name   string // as the objects spell it (Object's own symbol names are unique)
+	Name   string // as the objects spell it (Object's own symbol names are unique, but for those that mark data and code)
 	Orig   int    // symbol index in Delta.Orig (defined or undefined there), 0 if Orig does not know it
 	TLS    bool
 }
