@@ -10,6 +10,8 @@ import (
 	"strings"
 	"syscall"
 	"testing"
+
+	"livepatch/disasm"
 )
 
 func rounds(list []Round) string {
@@ -167,6 +169,37 @@ func TestX86TrapSites(t *testing.T) {
 	want := []TrapSite{{0x1000, 0x2000}, {0x1800, 0x3800}, {0x200b, 0x3000}, {0x2010, 0x3000}, {0x3000, 0x3000}}
 	if !slices.Equal(have, want) {
 		t.Errorf("have %x\nwant %x", have, want)
+	}
+}
+
+// What is said of the handler's stack follows its pushes and pops, and ends where
+// the padding begins.
+func TestX86TrapRows(t *testing.T) {
+	code := X86TrapHandler(nil, 0, 0)
+	rows, pushed := []Row{{}}, 0
+	for at := 0; at < X86TrapEnd; {
+		in, err := disasm.Decode(elf.EM_X86_64, code[at:])
+		if err != nil {
+			t.Fatalf("%#x: %v", at, err)
+		}
+		b := code[at]
+		at += in.Len
+		switch {
+		case in.Len == 1 && b&^7 == 0x50: // push
+			pushed += 8
+		case in.Len == 1 && b&^7 == 0x58: // pop
+			pushed -= 8
+		default:
+			continue
+		}
+		rows = append(rows, Row{Off: at, Pushed: pushed})
+	}
+	have := X86TrapRows()
+	if !slices.Equal(have, rows) {
+		t.Errorf("have %+v, want %+v", have, rows)
+	}
+	if gap := code[X86TrapEnd:X86TrapRestorer]; len(gap) == 0 || strings.Trim(string(gap), "\xcc") != "" || code[X86TrapEnd-1] == 0xcc {
+		t.Errorf("%x in front of the restorer", gap)
 	}
 }
 

@@ -25,8 +25,10 @@ import "encoding/binary"
 // Places in the bytes that X86TrapHandler returns; the handler is at the start.
 const (
 	X86TrapOther    = 0x5c  // up to here the stack pointer is that at the handler's start
+	X86TrapEnd      = 0x107 // up to here it is the handler
 	X86TrapRestorer = 0x110 // sa_restorer of the handler's action
-	x86TrapOld      = 0x120
+	X86TrapData     = 0x120 // up to here there is code
+	x86TrapOld      = X86TrapData
 	x86TrapMask     = x86TrapOld + 8
 	x86TrapCount    = x86TrapMask + 8
 	x86TrapTable    = 0x160
@@ -124,6 +126,14 @@ var x86TrapCode = []byte{
 	0x48, 0xc7, 0xc0, 0x0f, 0x00, 0x00, 0x00, // mov $0xf,%rax  ; rt_sigreturn()
 	0x0f, 0x05, // syscall
 	0xcc, 0xcc, 0xcc, 0xcc, 0xcc, 0xcc, 0xcc, // padding
+}
+
+// X86TrapRows say how who called the handler is found from its instructions, up to
+// X86TrapEnd. The padding behind it is nobody's: it is what stands before the place
+// that the handler returns to, and so where unwinders look who called it.
+func X86TrapRows() []Row {
+	const pushed, popped = 0x8a, 0xa2 // behind these instructions
+	return []Row{{}, {Off: pushed, Pushed: 8}, {Off: popped}}
 }
 
 // X86TrapHandler returns the handler for breakpoints, sorted by address, with the

@@ -29,6 +29,8 @@ patches out of the process, which is not stopped, and writes into DIRECTORY
   livepatch-PID.gdb    commands for gdb that load them
   perf-PID.map         names and addresses, for perf, which looks in /tmp
 
+If a change by breakpoints was left half done, their handler has such a file, too.
+
 Examples:
   livepatch symbols --pid 4182 -o /tmp
   gdb -p 4182 -x /tmp/livepatch-4182.gdb`,
@@ -97,6 +99,10 @@ func writeSymbols(c *cli.Context) error {
 		return p.JSON(out)
 	}
 	for _, f := range out.Patches {
+		if f.Patch == "" {
+			p.Printf("%s  handler of breakpoints of a change that is being made\n", f.File)
+			continue
+		}
 		p.Printf("%s  patch %s of %s, %s, %s\n", f.File, f.Patch, f.Target, f.State, plural(len(f.Functions), "function", "functions"))
 	}
 	p.Printf("%s\n%s\n", out.GDB, out.Perf)

@@ -30,3 +30,7 @@ func trapSites([]trampoline.Edit) []trampoline.TrapSite { return nil }
 func trapHandler([]trampoline.TrapSite, live.Action) (code []byte, restorer uint64) {
 	panic("BUG: a handler for breakpoints that there are none of")
 }
+
+func trapFunctions() ([]Function, []trampoline.Row) {
+	panic("BUG: a handler for breakpoints that there are none of")
+}

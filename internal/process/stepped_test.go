@@ -69,6 +69,53 @@ func TestEveryInstruction(t *testing.T) {
 	}
 }
 
+// The loader is killed among its breakpoints. At each instruction of the handler
+// which a thread is sent to that meets one, gdb sees who was interrupted.
+func TestEveryInstructionOfHandler(t *testing.T) {
+	gdb := testkit.Tool(t, "gdb")
+	object := func(name string, more ...string) string {
+		return compile(t, name, append([]string{"-c", "-fPIE", "-fomit-frame-pointer", patchable}, append(more, "stepped.c")...)...)
+	}
+	before, after := object("before.o"), object("after.o", "-DFIXED")
+	target := compile(t, "stepped", "-Wl,--build-id", before)
+	s := start(t, target)
+	killedAt(t, s, dispatched(t, trampoline.Direct, "fix", target, before, after), "synchronised 1:1", "LIVEPATCH_SWITCH=int3")
+	list, err := Symbols(s.pid)
+	must(t, err)
+	if len(list) != 2 || list[1].State != breakpoints || list[1].Patch != "" || len(list[1].Functions) != 2 {
+		t.Fatalf("%+v", list)
+	}
+	dir := t.TempDir()
+	patch, handler, out := filepath.Join(dir, "fix.elf"), filepath.Join(dir, "handler.elf"), filepath.Join(dir, "out")
+	must(t, os.WriteFile(patch, list[0].Data, 0o600))
+	must(t, os.WriteFile(handler, list[1].Data, 0o600))
+	script, err := filepath.Abs("testdata/handler.py")
+	must(t, err)
+	cmd := exec.Command(gdb, "-nx", "-batch", "-p", strconv.Itoa(s.pid), "-ex", "set confirm off",
+		"-ex", fmt.Sprintf("add-symbol-file %s %#x", patch, list[0].Text), "-ex", fmt.Sprintf("add-symbol-file %s %#x", handler, list[1].Text),
+		"-ex", "source "+script, "-ex", fmt.Sprintf("python observe(%q, '/proc/%d/fd/0', %d)", out, s.pid, list[1].Text))
+	said, err := cmd.CombinedOutput()
+	if err != nil {
+		t.Fatalf("%v\n%s", err, said)
+	}
+	seen, err := os.ReadFile(out)
+	must(t, err)
+	lines := strings.Split(strings.TrimSpace(string(seen)), "\n")
+	const above = "signal pushes caller main"
+	for i, line := range lines {
+		want := "livepatch@breakpoint " + above
+		if i == len(lines)-1 {
+			want = above
+		}
+		if !strings.HasPrefix(line, want) {
+			t.Errorf("instruction %d: gdb sees %s", i, line)
+		}
+	}
+	if len(lines) < 10 {
+		t.Errorf("gdb saw %d instructions:\n%s", len(lines), said)
+	}
+}
+
 // watching is a patched process and what is known of its functions.
 type watching struct {
 	p       *proc

@@ -5,11 +5,18 @@ package process
 import (
 	"cmp"
 	"debug/elf"
+	"encoding/binary"
 	"fmt"
 	"slices"
 
 	"livepatch/elfpatch"
 	"livepatch/internal/live"
+	"livepatch/internal/unwind"
+)
+
+const (
+	breakpoints = "breakpoints" // for a state: this is no patch, but the handler of a change
+	frameAlign  = 8             // of entries of .eh_frame
 )
 
 // Symbols reads what debuggers and profilers need of the patches in a process,
@@ -24,6 +31,13 @@ func Symbols(pid int) ([]SymbolFile, error) {
 	list := []SymbolFile{}
 	for _, r := range p.patches.Records {
 		f, err := p.symbolFile(r)
+		if err != nil {
+			return nil, err
+		}
+		list = append(list, f)
+	}
+	for _, trap := range p.traps {
+		f, err := p.trapFile(trap)
 		if err != nil {
 			return nil, err
 		}
@@ -54,6 +68,40 @@ func (p *proc) symbolFile(r *live.Record) (SymbolFile, error) {
 	slices.SortFunc(out.Functions, func(a, b Function) int { return cmp.Compare(a.Address, b.Address) })
 	var err error
 	out.Data, err = symbolELF(out.Functions, start, code, r.Frames.Addr, frames)
+	return out, err
+}
+
+// trapFile describes a handler of breakpoints, which has no unwind tables in the
+// process. They stand in the file in place of what follows the code.
+func (p *proc) trapFile(trap *live.Trap) (SymbolFile, error) {
+	start := trap.Base + live.TrapCode
+	functions, rows := trapFunctions()
+	out := SymbolFile{State: breakpoints, Text: start}
+	end := start
+	for _, f := range functions {
+		out.Functions = append(out.Functions, Function{f.Name, start + f.Address, f.Size})
+		end = start + f.Address + f.Size
+	}
+	code := make([]byte, end-start)
+	if err := p.readMem(code, start); err != nil {
+		return out, err
+	}
+	called, _ := unwind.Called(machine)
+	var list []unwind.Stretch
+	for _, row := range rows {
+		r, err := called.Pushed(machine, row.Pushed)
+		if err != nil {
+			return out, err
+		}
+		list = append(list, unwind.Stretch{Off: row.Off, Rules: r})
+	}
+	common, at := called.Common(machine), alignUp(end, frameAlign)
+	entry, err := unwind.Describe(machine, len(common), int(functions[0].Size), list)
+	if err != nil {
+		return out, err
+	}
+	binary.LittleEndian.PutUint32(entry[unwind.DescribedAt:], uint32(start-at-uint64(len(common))-unwind.DescribedAt))
+	out.Data, err = symbolELF(out.Functions, start, code, at, append(common, entry...))
 	return out, err
 }
 

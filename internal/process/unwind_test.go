@@ -159,19 +159,26 @@ func TestDebugger(t *testing.T) {
 	}
 }
 
-// perf names replacements by the map that the symbols command writes.
+// perf names replacements by the map that the symbols command writes, and goes on
+// through them by frame pointers. By unwind tables it does not: it reads those of
+// files only.
 func TestProfiler(t *testing.T) {
 	perf := testkit.Tool(t, "perf")
 	data := filepath.Join(t.TempDir(), "perf.data")
-	record := func(args ...string) ([]byte, error) {
-		return exec.Command(perf, append([]string{"record", "-q", "-o", data, "-e", "cpu-clock", "-g"}, args...)...).CombinedOutput()
+	record := func(mode string, args ...string) ([]byte, error) {
+		return exec.Command(perf, append([]string{"record", "-q", "-o", data, "-e", "cpu-clock", "-F", "500", "--call-graph", mode}, args...)...).CombinedOutput()
 	}
-	if out, err := record("true"); err != nil {
+	if out, err := record("fp", "true"); err != nil {
 		t.Skipf("this kernel does not let perf sample: %v\n%s", err, out)
 	}
-	target, pkg := throwing(t, trampoline.Direct, nil, "-fPIE", "-fno-omit-frame-pointer")
-	s := start(t, target, "2")
-	_, err := Apply([]int{s.pid}, pkg, Options{Timeout: time.Minute})
+	object := func(name string, more ...string) string {
+		return compile(t, name, append([]string{"-c", "-fPIE", "-fno-omit-frame-pointer"}, append(more, "profiled.c")...)...)
+	}
+	before, after := object("before.o"), object("after.o", "-DFIXED")
+	target := compile(t, "profiled", before)
+	s := start(t, target)
+	// Gated, for it never leaves the old function for long.
+	_, err := Apply([]int{s.pid}, dispatched(t, trampoline.Gated, "fix", target, before, after), Options{Timeout: time.Minute})
 	must(t, err)
 	list, err := Symbols(s.pid)
 	must(t, err)
@@ -182,16 +189,38 @@ func TestProfiler(t *testing.T) {
 	}
 	must(t, os.WriteFile(path, []byte(b.String()), 0o644))
 	t.Cleanup(func() { os.Remove(path) })
-	// A busy machine gives the target little time to be seen in.
-	for range 10 {
-		if out, err := record("-p", strconv.Itoa(s.pid), "--", "sleep", "2"); err != nil {
-			t.Fatalf("%v\n%s", err, out)
+	for mode, want := range map[string]string{"fp": "work", "dwarf,1024": ""} {
+		above, tries := callersOf("answer ("+path+")", nil), 10 // a busy machine gives the target little time to be seen in
+		for ; above[want] == 0 && tries > 0; tries-- {
+			if out, err := record(mode, "-p", strconv.Itoa(s.pid), "--", "sleep", "1"); err != nil {
+				t.Fatalf("%v\n%s", err, out)
+			}
+			out, err := exec.Command(perf, "script", "-i", data, "-F", "ip,sym,dso").Output()
+			must(t, err)
+			above = callersOf("answer ("+path+")", out)
 		}
-		out, err := exec.Command(perf, "script", "-i", data).Output()
-		must(t, err)
-		if strings.Contains(string(out), " pass+0x") && strings.Contains(string(out), path) {
-			return
+		if above[want] == 0 || want == "" && len(above) > 1 {
+			t.Errorf("--call-graph %s: callers of the replacement are %v, not %q", mode, above, want)
 		}
 	}
-	t.Error("no sample names a replacement")
+}
+
+// callersOf counts the callers of a function in the chains that perf script prints;
+// "" if a chain ends there.
+func callersOf(function string, script []byte) map[string]int {
+	callers := map[string]int{}
+	for chain := range strings.SplitSeq(string(script), "\n\n") {
+		frames := strings.Split(strings.TrimSpace(chain), "\n")
+		for i, f := range frames {
+			if !strings.HasSuffix(f, " "+function) {
+				continue
+			}
+			caller := []string{"", ""}
+			if i+1 < len(frames) {
+				caller = strings.Fields(frames[i+1])
+			}
+			callers[caller[1]]++
+		}
+	}
+	return callers
 }

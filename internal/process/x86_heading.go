@@ -125,3 +125,13 @@ func trapSites(edits []trampoline.Edit) []trampoline.TrapSite { return trampolin
 func trapHandler(sites []trampoline.TrapSite, previous live.Action) (code []byte, restorer uint64) {
 	return trampoline.X86TrapHandler(sites, previous.Handler, previous.Mask), trampoline.X86TrapRestorer
 }
+
+// trapFunctions are those of the handler, by place in its code, and how the caller
+// of the first one is found. Debuggers know a signal frame by the code that leaves
+// it, if that has no other name than this one.
+func trapFunctions() ([]Function, []trampoline.Row) {
+	const leaves = trampoline.X86TrapRestorer
+	return []Function{
+		{"livepatch@breakpoint", 0, trampoline.X86TrapEnd}, {"__restore_rt", leaves, trampoline.X86TrapData - leaves},
+	}, trampoline.X86TrapRows()
+}
