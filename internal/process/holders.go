@@ -311,7 +311,10 @@ func (s *memorySearch) run(from, to uint64, m *resolve.Mapping) error {
 // counts reports whether an address in memory may be used.
 func (s *memorySearch) counts(r *live.Record, at, v uint64) bool {
 	if at >= r.Base && at < r.End() { // its own
-		return at >= r.End()-r.Sizes[partWrite] && !ofUnwinder(r, at)
+		return at >= r.End()-r.Sizes[partWrite] && !ofUnwinder(r, at) && !inCells(r, at)
+	}
+	if s.x.p.toldOf(at) {
+		return false
 	}
 	if ofUnwinder(r, v) && !s.x.standsOn(at) {
 		return false // it has the address from the loader alone, and forgets the patch before that is unmapped
@@ -332,6 +335,22 @@ func (s *memorySearch) counts(r *live.Record, at, v uint64) bool {
 func (x *reclaiming) standsOn(at uint64) bool {
 	m := resolve.Find(x.p.maps, at)
 	return m != nil && slices.ContainsFunc(x.p.threads, func(t *thread) bool { return m.Contains(t.regs.sp()) })
+}
+
+// inCells reports whether an address lies in what the patch's handler reads, when
+// calls reach functions by way of it: nothing leads to the handler any more.
+func inCells(r *live.Record, at uint64) bool {
+	return slices.ContainsFunc(r.Own(), func(s live.Slot) bool {
+		return at >= s.Record && at+addressBytes <= s.Record+live.Columns*cellSize
+	})
+}
+
+// toldOf reports whether an address lies in what loaders keep about a patch: that
+// names the patch whose handler it has used, and no code reads it.
+func (p *proc) toldOf(at uint64) bool {
+	return slices.ContainsFunc(p.patches.Records, func(r *live.Record) bool {
+		return at >= r.Base && at-r.Base < uint64(len(r.Encode()))
+	})
 }
 
 // ofUnwinder reports whether an address is in what an unwinder is told of a patch,

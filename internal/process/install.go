@@ -371,7 +371,11 @@ func (in *installation) link(base uint64) error {
 	}
 	copy(memory[partRead], in.record.Encode())
 	in.memory = memory
-	return in.dispatched()
+	if err := in.dispatched(); err != nil {
+		return err
+	}
+	in.clearRecords()
+	return nil
 }
 
 // dispatched makes sure that every redirect leads to its replacement.

@@ -207,6 +207,21 @@ func (in *installation) placePieces() error {
 	return nil
 }
 
+// clearRecords takes the addresses out of the records that the payload has for
+// functions which another patch hosts: nobody reads those, and who looks for
+// addresses of the patch is not to find them.
+func (in *installation) clearRecords() {
+	start := in.record.Base + in.record.Sizes[partRead] + in.record.Sizes[partExec]
+	for _, p := range in.target.Pieces {
+		if p.Kind != manifest.PieceRecord || !in.hosted[p.Function] {
+			continue
+		}
+		if addr, size, ok := in.layout.symbol(p.Symbol, in.record.Base); ok {
+			clear(in.memory[partWrite][addr-start:][:size])
+		}
+	}
+}
+
 // divide sorts the steps of a change that is made while threads run: writes of
 // data, each of one byte or of what nobody reads yet, and edits of code.
 func (s *liveChange) divide() (edits []trampoline.Edit) {

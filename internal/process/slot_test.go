@@ -239,3 +239,25 @@ func TestSlotOverwritten(t *testing.T) {
 		wantCode(t, err, refusal.SiteChanged)
 	}
 }
+
+// The memory of patches whose functions were reached through records can go when
+// the sites are cleared: that of the host, and that of a patch which used its
+// records. As long as the sites stay, so does the host.
+func TestSlotReclaim(t *testing.T) {
+	x := steadyTarget(t, 3)
+	s := start(t, x.target, "3")
+	opt := Options{Timeout: time.Minute, MaxPause: time.Minute}
+	must(t, apply(s, x.pkg(t, trampoline.Slot, 1), opt)())
+	_, err := Retarget([]int{s.pid}, x.pkg(t, trampoline.Slot, 2), opt)
+	must(t, err)
+	must(t, revert(s, "fix2", opt)())
+	wantConditions(t, s, map[string]string{"fix1": "reverted, its sites stay", "fix2": "reverted"})
+	_, err = Reclaim([]int{s.pid}, "fix1", opt)
+	wantCode(t, err, refusal.NotApplied)
+	_, err = Remove([]int{s.pid}, Removal{All: true, ClearSites: true}, opt)
+	must(t, err)
+	reclaimedSoon(t, s, 0) // the host, then the other one, whose address the host's records had
+	s.wantVersion(0, 1, 2)
+	must(t, apply(s, x.pkg(t, trampoline.Slot, 2), opt)())
+	s.wantVersion(2, 0)
+}
