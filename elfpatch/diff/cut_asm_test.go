@@ -12,6 +12,8 @@ import (
 	"livepatch/elfpatch"
 	"livepatch/internal/refusal"
 	"livepatch/internal/testkit"
+
+	"github.com/google/go-cmp/cmp"
 )
 
 // assemble makes the before and after objects of a source that differs by
@@ -154,5 +156,51 @@ func (tc *asmCase) run(t *testing.T) {
 	}
 	if !slices.Equal(cut.Kernel.Warnings, tc.warn) {
 		t.Errorf("warnings %q, want %q", cut.Kernel.Warnings, tc.warn)
+	}
+}
+
+// The hash of a type is a part of its function: a function whose type is another, or that
+// gains a hash, has changed, and no hash is listed as a function.
+func TestTypeHashARM64(t *testing.T) {
+	a, b := assemble(t, elf.EM_AARCH64, `
+.macro HASHED name hash
+	.section .text.\name,"ax",%progbits
+	.word \hash
+	.type \name,%function
+\name:	mov w0, #1
+	ret
+	.size \name, .-\name
+.endm
+	HASHED same 0x36b1c5a6
+	HASHED other 0x36b1c5a6+AFTER
+.if AFTER
+	HASHED gains 0x94000001
+.else
+	FUNC gains
+	mov w0, #1
+	ret
+	END gains
+.endif
+	FUNC bare
+	mov w0, #1
+	ret
+	END bare
+`)
+	delta, err := Compare(a, b, Options{Kernel: true})
+	if err != nil {
+		t.Fatal(err)
+	}
+	got := map[string]string{}
+	for _, f := range delta.Funcs {
+		got[f.Name] = string(f.Status)
+		if f.Why != nil {
+			got[f.Name] += fmt.Sprintf(" %s: %s -> %s", f.Why.In, f.Why.Old, f.Why.New)
+		}
+	}
+	want := map[string]string{
+		"same": "same", "bare": "same", "other": "changed type hash: 0x36b1c5a6 -> 0x36b1c5a7", "gains": "changed type hash: none -> 0x94000001",
+	}
+	if d := cmp.Diff(want, got); d != "" {
+		t.Errorf("(-want +got)\n%s", d)
 	}
 }

@@ -71,7 +71,6 @@ type kernelCutter struct {
 	tables    map[string]int
 	bodies    map[int][]body   // of functions, by section of the patched object
 	entered   map[int][]uint64 // see patchable
-	marks     map[spot]bool    // where data in code begins (arm64)
 }
 
 type requested struct {

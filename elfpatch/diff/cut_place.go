@@ -35,15 +35,12 @@ func (u *kernelCutter) bodiesOf(sec int) []body {
 	}
 	var list []body
 	end := uint64(0)
-	pieces := u.s.secs[sec].pieces
-	for i, p := range pieces {
-		if p.kind != function || p.prefix || i+1 < len(pieces) && u.isHash(p, pieces[i+1]) {
+	for _, p := range u.s.secs[sec].pieces {
+		if p.kind != function || p.prefix {
 			continue
 		}
 		b := body{p: p, from: p.off, to: p.off + p.size}
-		if i > 0 && u.isHash(pieces[i-1], p) {
-			b.from = pieces[i-1].off
-		} else if p.off > end {
+		if p.off > end {
 			b.from = u.prefixStart(p, end)
 		}
 		end = b.to
@@ -73,26 +70,6 @@ func (u *kernelCutter) prefixStart(p *piece, end uint64) uint64 {
 		return 0
 	}
 	return from
-}
-
-// hashSize is the size of the type hash before functions (kCFI on arm64).
-const hashSize = 4
-
-// isHash reports the type hash of kCFI before a function of arm64: a word of
-// data in the code, that has no name.
-func (u *kernelCutter) isHash(q, p *piece) bool {
-	if u.s.f.Machine != elf.EM_AARCH64 || q.sym != 0 || q.kind != function || q.size != hashSize || p.kind != function || p.sym == 0 || q.off+q.size != p.off {
-		return false
-	}
-	if u.marks == nil {
-		u.marks = map[spot]bool{}
-		for i := range u.s.f.Symbols {
-			if sym := &u.s.f.Symbols[i]; strings.HasPrefix(sym.Name, "$d") {
-				u.marks[spot{sym.Section, sym.Value}] = true
-			}
-		}
-	}
-	return u.marks[spot{q.sec, q.off}]
 }
 
 // isAlone reports a function that a section is named after.
@@ -323,7 +300,9 @@ func (u *kernelCutter) placeFunction(p *piece) {
 	for _, q := range p.parts {
 		if q.prefix && q.sec == p.sec && q.off >= start && q.off < p.off {
 			u.k.places[q] = place{out, q.off - start}
-			u.k.included[q] = u.symbol(q, out, q.off-start)
+			if q.sym != 0 {
+				u.k.included[q] = u.symbol(q, out, q.off-start)
+			}
 		}
 	}
 	u.k.included[p] = u.k.out.AddSymbol(sym)
@@ -356,7 +335,7 @@ func (u *kernelCutter) markData(p *piece, start uint64, out *elfpatch.Section) {
 }
 
 // isData reports a mapping symbol of data.
-func isData(s elfpatch.Symbol) bool { return s.Name == "$d" }
+func isData(s elfpatch.Symbol) bool { return strings.HasPrefix(s.Name, "$d") }
 
 // symbol makes the symbol of a piece.
 func (u *kernelCutter) symbol(p *piece, sec *elfpatch.Section, off uint64) int {

@@ -2,6 +2,7 @@ package diff
 
 import (
 	"debug/elf"
+	"encoding/binary"
 	"fmt"
 
 	"livepatch/elfpatch"
@@ -94,11 +95,26 @@ func (c *comparison) spreadPart(b, part *piece) {
 	if b.twin == nil || c.why[b] != nil {
 		return
 	}
-	if d := c.why[part]; d != nil {
+	if part.prefix && part.sym == 0 {
+		c.why[b] = c.otherHash(part)
+	} else if d := c.why[part]; d != nil {
 		c.why[b] = &Difference{Old: d.Old, New: d.New, In: describe(c.patched, part, int64(d.Off))}
 	} else if part.twin == nil || part.twin.parent != b.twin {
 		c.why[b] = &Difference{Old: "none", New: part.name, In: part.name}
 	}
+}
+
+// otherHash says how the hash of a function's type differs; nil if it does not.
+func (c *comparison) otherHash(hash *piece) *Difference {
+	word := func(s *side, p *piece) string { return fmt.Sprintf("%#08x", binary.LittleEndian.Uint32(s.data(p))) }
+	d := &Difference{Old: "none", New: word(c.patched, hash), In: "type hash"}
+	if hash.twin != nil && hash.twin.prefix && hash.twin.sym == 0 {
+		d.Old = word(c.orig, hash.twin)
+	}
+	if d.Old == d.New {
+		return nil
+	}
+	return d
 }
 
 // onlyLines reports whether a function that is the same has other line numbers.
