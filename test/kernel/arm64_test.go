@@ -77,7 +77,8 @@ var arm64Together = []string{"alternatives", "callbacks", "jump-label", "module"
 
 // TestARM64 builds a package for a kernel with a livepatch core on another machine
 // than the kernel's, and sees it work there and go again, with the module that it
-// patches there before and after it; then beside other packages.
+// patches there before and after it; then beside other packages, and packages that nobody
+// wrote.
 func TestARM64(t *testing.T) {
 	k := builtARM64(t)
 	dir := t.TempDir()
@@ -89,6 +90,7 @@ func TestARM64(t *testing.T) {
 		s.config.Files = append(s.config.Files, vm.File{Name: "/" + name + ".lpatch", From: file})
 	}
 	s.besideARM64(k.arm64Case(t, "module"))
+	s.stubsARM64(t, dir)
 	s.run(t)
 }
 
@@ -161,6 +163,29 @@ func (s *session) besideARM64(module *arm64Case) {
 	s.do("none", look+"rmmod livepatch_first; livepatch status --kernel", printed("#.#\nno patches\n", ""))
 }
 
+// stubsARM64 has a function whose type is known, and a system call, return at once.
+func (s *session) stubsARM64(t *testing.T, dir string) {
+	t.Helper()
+	for name, args := range map[string][]string{"closed": {"--return", "-EPERM", "kallsyms_open"}, "same": {"--return", "7", "__arm64_sys_getppid"}} {
+		file := filepath.Join(dir, name+".lpatch")
+		code, said := s.stub(t, file, append([]string{"--btf", s.Path("btf"), "--symvers", s.Path("headers/Module.symvers")}, args...)...)
+		if code != 0 || !strings.Contains(said, ", module livepatch_"+name) {
+			t.Fatalf("%s: exit %d:\n%s", name, code, said)
+		}
+		s.config.Files = append(s.config.Files, vm.File{Name: "/" + name + ".lpatch", From: file})
+	}
+	const symbols = "head -c 16 /proc/kallsyms 2>&1 >/dev/null && echo yes || true"
+	s.do("closed/before", symbols, printed("yes\n", ""))
+	s.do("closed/apply", "livepatch apply /closed.lpatch --kernel", quiet(0))
+	s.do("closed/patched", symbols, printed("head: /proc/kallsyms: Operation not permitted\n", ""))
+	s.do("closed/revert", "livepatch revert closed --kernel", quiet(0))
+	s.do("closed/reverted", symbols, printed("yes\n", ""))
+	s.do("same/apply", "livepatch apply /same.lpatch --kernel", quiet(0))
+	s.do("same/patched", "sh -c 'echo $PPID'", printed("7\n", ""))
+	s.do("same/revert", "livepatch revert same --kernel", quiet(0))
+	s.do("same/reverted", "test $(sh -c 'echo $PPID') -ne 7 && echo yes", printed("yes\n", ""))
+}
+
 // add puts what another case does behind what this one does. Where this case has modules, all is seen three times while
 // the patch is on: before they come, after that, and anew with them.
 func (c *testCase) add(other *testCase) {
@@ -204,15 +229,25 @@ func (s *session) addARM64(t *testing.T, dir string, c *testCase, patches []stri
 	s.addCase(&madeCase{c, file, moduleSaid(t, said)})
 }
 
+// arm64Alone are the cases of which each has a package of its own.
+var arm64Alone = []string{"alternatives", "bug-table", "called-by-kernel", "callbacks", "changed-string", "function-pointer", "jump-label", "module", "new-global", "new-static", "shadow", "special-static", "static-local", "usercopy"}
+
 // TestARM64Cases does it for each case alone.
-func TestARM64Cases(t *testing.T) {
+func TestARM64Cases(t *testing.T) { eachARM64(t) }
+
+// TestARM64SizeCases does it on the kernel without CALL_OPS.
+func TestARM64SizeCases(t *testing.T) { eachARM64(t, "--size") }
+
+// eachARM64 sees each case alone come and go on one of these kernels.
+func eachARM64(t *testing.T, args ...string) {
+	t.Helper()
 	if os.Getenv("LIVEPATCH_SLOW") == "" {
 		t.Skip("set LIVEPATCH_SLOW=1 for it")
 	}
-	k := builtARM64(t)
+	k := builtARM64(t, args...)
 	dir := t.TempDir()
 	s := k.arm64Session(t, dir)
-	for _, name := range []string{"alternatives", "bug-table", "callbacks", "changed-string", "function-pointer", "jump-label", "module", "new-global", "new-static", "shadow", "special-static", "static-local", "usercopy"} {
+	for _, name := range arm64Alone {
 		c := k.arm64Case(t, name)
 		s.addARM64(t, dir, c.testCase, []string{c.patch})
 	}
