@@ -181,6 +181,7 @@ func kernelFiles(c *cli.Context, k *build.Kernel, imagePath string, files kernel
 		if k.ABI, err = kimage.ABIFromBTF(b, k.Image.Machine); err != nil {
 			return nil, fmt.Errorf("read %s: %w", f, err)
 		}
+		k.Image.BTF = b // of functions, too
 	}
 	for _, s := range c.StringSlice("state") {
 		state, err := parseState(s)
