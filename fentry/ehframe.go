@@ -8,6 +8,8 @@ package fentry
 import (
 	"encoding/binary"
 	"fmt"
+
+	"livepatch/internal/leb128"
 )
 
 // frame is the function of one FDE.
@@ -201,10 +203,12 @@ func readPointer(b []byte, enc uint8) (v uint64, n int, ok bool) {
 		n = 4
 	case peAbs, peU8, peS8:
 		n = 8
-	case peUleb, peSleb:
-		c := cursor{b: b}
-		v = c.leb(enc&peFormat == peSleb)
-		return v, len(b) - len(c.b), !c.bad
+	case peUleb:
+		v, n = leb128.Uint(b)
+		return v, n, n > 0
+	case peSleb:
+		signed, n := leb128.Int(b)
+		return uint64(signed), n, n > 0
 	default:
 		return 0, 0, false
 	}
@@ -255,21 +259,11 @@ func (c *cursor) string(limit int) string {
 	return ""
 }
 
-func (c *cursor) uleb() uint64 { return c.leb(false) }
-
-func (c *cursor) leb(signed bool) (v uint64) {
-	for shift := uint(0); ; shift += 7 {
-		b := c.byte()
-		if c.bad || shift >= 64 {
-			c.bad = true
-			return 0
-		}
-		v |= uint64(b&0x7f) << shift
-		if b&0x80 == 0 {
-			if signed && b&0x40 != 0 && shift+7 < 64 {
-				v |= ^uint64(0) << (shift + 7)
-			}
-			return v
-		}
+func (c *cursor) uleb() uint64 {
+	v, n := leb128.Uint(c.b)
+	if n == 0 {
+		n, c.bad = len(c.b), true
 	}
+	c.b = c.b[n:]
+	return v
 }

@@ -8,6 +8,7 @@ import (
 
 	"livepatch/disasm"
 	"livepatch/elfpatch"
+	"livepatch/internal/leb128"
 )
 
 // What .eh_frame says of functions. The format is that of the Linux Standard
@@ -321,31 +322,31 @@ func (d *bytesReader) text() (string, bool) {
 	return "", false
 }
 
-func (d *bytesReader) uleb() (v uint64) {
-	for shift := uint(0); shift < 64; shift += 7 {
-		b := d.byte()
-		v |= uint64(b&0x7f) << shift
-		if b&0x80 == 0 {
-			return v
-		}
-	}
-	d.bad = true
-	return 0
+func (d *bytesReader) uleb() uint64 {
+	v, n := leb128.Uint(d.rest())
+	d.skip(n)
+	return v
 }
 
-func (d *bytesReader) sleb() (v int64) {
-	for shift := uint(0); shift < 64; shift += 7 {
-		b := d.byte()
-		v |= int64(b&0x7f) << shift
-		if b&0x80 == 0 {
-			if b&0x40 != 0 && shift+7 < 64 {
-				v |= -1 << (shift + 7)
-			}
-			return v
-		}
+func (d *bytesReader) sleb() int64 {
+	v, n := leb128.Int(d.rest())
+	d.skip(n)
+	return v
+}
+
+// skip goes past a number of n bytes; 0 if there is none.
+func (d *bytesReader) skip(n int) {
+	if n == 0 {
+		n, d.bad = len(d.rest()), true
 	}
-	d.bad = true
-	return 0
+	d.at += n
+}
+
+func (d *bytesReader) rest() []byte {
+	if d.at < 0 || d.at > len(d.data) {
+		return nil
+	}
+	return d.data[d.at:]
 }
 
 func (d *bytesReader) u32() uint64 {

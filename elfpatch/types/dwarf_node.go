@@ -3,6 +3,8 @@ package types
 import (
 	"debug/dwarf"
 	"fmt"
+
+	"livepatch/internal/leb128"
 )
 
 // node reads a type.
@@ -300,7 +302,8 @@ func location(c *dwarf.Entry) uint64 {
 		return 8 * uint64(v)
 	case []byte:
 		if len(v) > 1 && v[0] == opPlusUconst {
-			return 8 * uleb(v[1:])
+			offset, _ := leb128.Uint(v[1:])
+			return 8 * offset
 		}
 	}
 	return 0
@@ -312,16 +315,6 @@ func vtableSlot(c *dwarf.Entry) (uint64, bool) {
 	if !ok || len(v) < 2 || v[0] != opConstu {
 		return 0, false
 	}
-	return uleb(v[1:]), true
-}
-
-// uleb decodes an unsigned LEB128 number (DWARF 5, 7.6).
-func uleb(b []byte) (x uint64) {
-	for i, c := range b {
-		x |= uint64(c&0x7f) << (7 * i)
-		if c < 0x80 || i == 8 {
-			break
-		}
-	}
-	return x
+	slot, n := leb128.Uint(v[1:])
+	return slot, n > 0
 }

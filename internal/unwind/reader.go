@@ -1,5 +1,7 @@
 package unwind
 
+import "livepatch/internal/leb128"
+
 // Encodings of addresses: the low half is the format, the high half what is
 // added.
 const (
@@ -57,24 +59,24 @@ func (r *reader) number(n uint64, signed bool) (v uint64) {
 	return v
 }
 
-func (r *reader) uleb() uint64 { return r.leb(false) }
-func (r *reader) sleb() uint64 { return r.leb(true) }
+func (r *reader) uleb() uint64 {
+	v, n := leb128.Uint(r.b)
+	r.skip(n)
+	return v
+}
 
-func (r *reader) leb(signed bool) (v uint64) {
-	for shift := uint(0); ; shift += 7 {
-		b := r.byte()
-		if r.bad || shift >= 64 {
-			r.bad = true
-			return 0
-		}
-		v |= uint64(b&0x7f) << shift
-		if b&0x80 == 0 {
-			if signed && b&0x40 != 0 && shift+7 < 64 {
-				v |= ^uint64(0) << (shift + 7)
-			}
-			return v
-		}
+func (r *reader) sleb() uint64 {
+	v, n := leb128.Int(r.b)
+	r.skip(n)
+	return uint64(v)
+}
+
+// skip goes past a number of n bytes; 0 if there is none.
+func (r *reader) skip(n int) {
+	if n == 0 {
+		r.b, r.bad = nil, true
 	}
+	r.take(uint64(n))
 }
 
 // pointer reads an address. Only encodings that linkers use for functions are
