@@ -133,3 +133,15 @@ func TestOrphans(t *testing.T) {
 		}
 	}
 }
+
+// A machine with counted time, idle for longer than it is left alone, comes to its end.
+func TestIdle(t *testing.T) {
+	k := Fetched(t, "6.12")
+	r, err := Run(t.Context(), Config{Kernel: k, Counted: true, Steps: []Step{{Name: "idle", Script: "sleep 12; echo awake"}}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if s := r.Steps[0]; s.Exit != 0 || s.Output != "awake\n" {
+		t.Errorf("exit %d, %q", s.Exit, s.Output)
+	}
+}
