@@ -41,6 +41,9 @@ func ways() (list []way) {
 		for _, d := range trampoline.Dispatches {
 			list = append(list, way{name: string(d) + "-int3", dispatch: d, env: []string{"LIVEPATCH_SWITCH=int3"}})
 		}
+		for _, d := range []trampoline.Dispatch{trampoline.Direct, trampoline.Slot} {
+			list = append(list, way{name: string(d) + "-guard", dispatch: d, env: []string{"LIVEPATCH_SWITCH=int3", "LIVEPATCH_GUARD=1"}})
+		}
 	}
 	return list
 }
@@ -134,7 +137,7 @@ func (c *crash) run() {
 // points are where the loader is killed, given how many calls of each number it
 // makes. It acts on the target by two of them, ptrace and writes: a death at another
 // one leaves what a death at the next of these leaves. LIVEPATCH_SLOW takes each of
-// these and some of all, LIVEPATCH_SLOW=all each of all. Otherwise it is some of all
+// these, of ptrace up to 200, and some of all, LIVEPATCH_SLOW=all each of all. Otherwise it is some of all
 // and each write; and ways other than the plain one, which differ in the writes, are
 // seen at some of those.
 func (c *crash) points(calls map[int64]int) (list []killAt) {
@@ -154,7 +157,7 @@ func (c *crash) points(calls map[int64]int) (list []killAt) {
 		some(any, total, 1)
 	case slow != "":
 		some(any, total, total/30)
-		some(unix.SYS_PTRACE, calls[unix.SYS_PTRACE], 1)
+		some(unix.SYS_PTRACE, calls[unix.SYS_PTRACE], calls[unix.SYS_PTRACE]/100)
 		some(unix.SYS_PWRITE64, writes, 1)
 	case c.w.dispatch == trampoline.Direct:
 		some(any, total, total/6)
