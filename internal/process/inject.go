@@ -111,6 +111,9 @@ func (in *injection) registers(nr uint64, args ...uint64) registers {
 // call makes one system call. The error is the call's syscall.Errno, or what
 // kept the call from being made.
 func (in *injection) call(nr uint64, args ...uint64) (uint64, error) {
+	if in.opt.refuse != nil && in.opt.refuse(nr) {
+		return 0, unix.ENOMEM
+	}
 	r := in.registers(nr, args...)
 	if err := in.t.setRegs(&r); err != nil {
 		return 0, err

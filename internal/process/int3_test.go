@@ -252,6 +252,55 @@ func TestInt3RollsBack(t *testing.T) {
 	}
 }
 
+// One system call after another fails that a thread makes for a change: that is not
+// made, or, if the call was to clear up, it is; another change is made then.
+func TestCallsFail(t *testing.T) {
+	target, pkgOf := fire(t)
+	pkg := pkgOf(upTo(3)...)
+	for _, way := range []Switch{SwitchStop, SwitchInt3} {
+		for _, reverting := range []bool{false, true} {
+			unmade, n := 0, 1
+			for ; callFails(t, start(t, target, "1"), pkg, way, reverting, n, &unmade); n++ {
+			}
+			t.Logf("%s, reverting %v: %d calls, of which %d prevented the change", way, reverting, n-1, unmade)
+			if way == SwitchInt3 && unmade == 0 || !reverting && unmade == 0 {
+				t.Error("no call had to be made")
+			}
+		}
+	}
+}
+
+// callFails reports whether a change makes n calls.
+func callFails(t *testing.T, s *running, pkg *pack.Package, way Switch, reverting bool, n int, unmade *int) bool {
+	t.Helper()
+	do, undo, answer, other := apply, func(s *running, _ *pack.Package, opt Options) func() error { return revert(s, "fix", opt) }, 1001, 2
+	plain := Options{Timeout: time.Minute}
+	if reverting {
+		must(t, apply(s, pkg, plain)())
+		do, undo, answer, other = undo, do, other, answer
+	}
+	pages, calls := text(t, s.pid), 0
+	err := do(s, pkg, Options{Switch: way, Timeout: time.Minute, refuse: func(uint64) bool { calls++; return calls == n }})()
+	if state := StateOf(err); err != nil {
+		if *unmade++; state != Unchanged && state != RolledBack || text(t, s.pid) != pages {
+			t.Fatalf("%s, call %d: %v (%s)", way, n, err, state)
+		}
+		answer, undo = other, do
+	}
+	if a, _, wrong := s.ask(); a != answer || wrong != 0 {
+		t.Fatalf("%s, call %d: error %v; answer %d, %d wrong", way, n, err, a, wrong)
+	}
+	if _, err := Repair([]int{s.pid}, 0, plain); err != nil { // takes out a handler that had to stay
+		t.Fatal(err)
+	}
+	noHandlers(t, s)
+	must(t, undo(s, pkg, plain)())
+	if a, _, wrong := s.ask(); a != 1001+2-answer && err == nil || wrong != 0 {
+		t.Fatalf("%s, call %d, then another change: answer %d, %d wrong", way, n, a, wrong)
+	}
+	return calls >= n
+}
+
 // serves makes sure that fire.c goes on with its calls and that none is wrong.
 func (r *running) serves() {
 	r.t.Helper()

@@ -35,11 +35,13 @@ type Options struct {
 	Progress func(what string, done, total int)
 
 	// hook, if set, is called at named steps; tests die there. fault, if set,
-	// makes the write at an address fail after its first byte; poke makes all
-	// writes go through ptrace.
-	hook  func(step string)
-	fault func(addr uint64) bool
-	poke  bool
+	// makes the write at an address fail after its first byte; refuse makes a
+	// system call fail that a thread is to make; poke makes all writes go through
+	// ptrace.
+	hook   func(step string)
+	fault  func(addr uint64) bool
+	refuse func(nr uint64) bool
+	poke   bool
 
 	// attend, if set, is to be called often: it lets threads go on that are traced
 	// though nobody looks at them.
