@@ -12,6 +12,7 @@ import (
 	"livepatch/elfpatch"
 	"livepatch/internal/live"
 	"livepatch/internal/unwind"
+	"livepatch/trampoline"
 )
 
 const (
@@ -36,8 +37,12 @@ func Symbols(pid int) ([]SymbolFile, error) {
 		}
 		list = append(list, f)
 	}
+	functions, rows := trapFunctions()
 	for _, trap := range p.traps {
-		f, err := p.trapFile(trap)
+		if len(functions) == 0 {
+			break // this machine has no breakpoints, whatever the memory says
+		}
+		f, err := p.trapFile(trap, functions, rows)
 		if err != nil {
 			return nil, err
 		}
@@ -73,9 +78,8 @@ func (p *proc) symbolFile(r *live.Record) (SymbolFile, error) {
 
 // trapFile describes a handler of breakpoints, which has no unwind tables in the
 // process. They stand in the file in place of what follows the code.
-func (p *proc) trapFile(trap *live.Trap) (SymbolFile, error) {
+func (p *proc) trapFile(trap *live.Trap, functions []Function, rows []trampoline.Row) (SymbolFile, error) {
 	start := trap.Base + live.TrapCode
-	functions, rows := trapFunctions()
 	out := SymbolFile{State: breakpoints, Text: start}
 	end := start
 	for _, f := range functions {
