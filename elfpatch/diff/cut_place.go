@@ -315,23 +315,37 @@ func (u *kernelCutter) markData(p *piece, start uint64, out *elfpatch.Section) {
 	if u.s.f.Machine != elf.EM_AARCH64 {
 		return
 	}
+	all := u.marks()[p.sec]
+	k, _ := slices.BinarySearchFunc(all, start, func(s elfpatch.Symbol, off uint64) int { return cmp.Compare(s.Value, off) })
 	var marks []elfpatch.Symbol
-	for i := range u.s.f.Symbols {
-		s := &u.s.f.Symbols[i]
-		if s.Section == p.sec && s.Value >= start && s.Value < p.off+p.size && isMapping(u.s.f.Machine, s.Name) {
-			marks = append(marks, elfpatch.Symbol{Name: s.Name[:2], Bind: elf.STB_LOCAL, Section: out.Index, Value: s.Value - start})
-		}
+	for ; k < len(all) && all[k].Value < p.off+p.size; k++ {
+		marks = append(marks, elfpatch.Symbol{Name: all[k].Name[:2], Bind: elf.STB_LOCAL, Section: out.Index, Value: all[k].Value - start})
 	}
 	if !slices.ContainsFunc(marks, isData) {
 		return
 	}
-	slices.SortStableFunc(marks, func(a, b elfpatch.Symbol) int { return cmp.Compare(a.Value, b.Value) })
 	if isData(marks[len(marks)-1]) {
 		marks = append(marks, elfpatch.Symbol{Name: "$x", Bind: elf.STB_LOCAL, Section: out.Index, Value: uint64(len(out.Data))})
 	}
 	for _, s := range marks {
 		u.k.out.AddSymbol(s)
 	}
+}
+
+// marks are the mapping symbols of the patched object, by section and place.
+func (u *kernelCutter) marks() map[int][]elfpatch.Symbol {
+	if u.mapped == nil {
+		u.mapped = map[int][]elfpatch.Symbol{}
+		for _, s := range u.s.f.Symbols {
+			if isMapping(u.s.f.Machine, s.Name) {
+				u.mapped[s.Section] = append(u.mapped[s.Section], s)
+			}
+		}
+		for _, list := range u.mapped {
+			slices.SortStableFunc(list, func(a, b elfpatch.Symbol) int { return cmp.Compare(a.Value, b.Value) })
+		}
+	}
+	return u.mapped
 }
 
 // isData reports a mapping symbol of data.
