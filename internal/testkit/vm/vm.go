@@ -178,13 +178,16 @@ func wake(qemu *os.Process) (end func()) {
 				return
 			case <-tick.C:
 				if blocksIO(qemu.Pid) {
-					_ = qemu.Signal(syscall.SIGIO) // one that has ended needs none
+					_ = qemu.Signal(sigIO) // one that has ended needs none
 				}
 			}
 		}
 	}()
 	return func() { close(done) }
 }
+
+// sigIO is Linux's SIGIO; where there is no /proc, none is sent.
+const sigIO = syscall.Signal(29)
 
 // blocksIO reports whether a process blocks SIGIO, as QEMU does from when it reads its
 // signals from a descriptor: before that it would end it.
@@ -193,7 +196,7 @@ func blocksIO(pid int) bool {
 	_, after, _ := strings.Cut(string(status), "\nSigBlk:\t")
 	word, _, _ := strings.Cut(after, "\n")
 	mask, err := strconv.ParseUint(word, 16, 64)
-	return err == nil && mask>>(syscall.SIGIO-1)&1 != 0
+	return err == nil && mask>>(sigIO-1)&1 != 0
 }
 
 // listen waits at a socket for a machine that is started with the arguments.
