@@ -25,7 +25,7 @@ func traits(img *kimage.Kernel, versions kmod.Versions) kmod.Spec {
 		Rethunk:   has("__x86_return_thunk"),
 		ORC:       has("__start_orc_unwind"),
 		CallSites: has("__call_sites") || img.File.Section(".call_sites") != nil,
-		CFI:       has("report_cfi_failure"), // kernel/cfi.c, 6.1, 6.12 and 7.2, built with CONFIG_CFI_CLANG, CONFIG_CFI in 7.2
+		CFI:       img.ChecksCalls(),
 	}
 	if strings.Contains(img.Vermagic, " modversions ") {
 		s.Versions = max(versions, kmod.BasicVersions)
@@ -42,6 +42,7 @@ func traits(img *kimage.Kernel, versions kmod.Versions) kmod.Spec {
 		}
 		s.CFI = s.CFI || has("__cfi_"+name)
 	}
+	s.Hashes, _ = img.EntryHashes()
 	return s
 }
 

@@ -22,11 +22,12 @@ type kernelRecipe struct {
 	machine elf.Machine
 	tools   string
 	cflags  string
+	kcfi    bool // functions have hashes before them
 }
 
 var kernelRecipes = []kernelRecipe{
-	{"x86-64", elf.EM_X86_64, "x86_64-linux-gnu-", "-pg -mfentry -mrecord-mcount -mcmodel=kernel -mno-red-zone -fcf-protection=none"},
-	{"arm64", elf.EM_AARCH64, "aarch64-linux-gnu-", "-fpatchable-function-entry=2 -mbranch-protection=none -mno-outline-atomics"},
+	{"x86-64", elf.EM_X86_64, "x86_64-linux-gnu-", "-pg -mfentry -mrecord-mcount -mcmodel=kernel -mno-red-zone -fcf-protection=none", false},
+	{"arm64", elf.EM_AARCH64, "aarch64-linux-gnu-", "-fpatchable-function-entry=2 -mbranch-protection=none -mno-outline-atomics", false},
 }
 
 const testVermagic = "6.99.0-test SMP mod_unload "
@@ -68,6 +69,11 @@ func (r kernelRecipe) compile(t testing.TB, name, source string) string {
 	}
 	args := append(strings.Fields("-O2 -fno-pic -fno-pie -ffreestanding -fno-builtin -fno-asynchronous-unwind-tables -fno-stack-protector -ffunction-sections -fdata-sections"),
 		strings.Fields(r.cflags)...)
+	if r.kcfi {
+		src = hashed(t, func(out string) {
+			testkit.Run(t, testkit.Tool(t, r.tools+"gcc"), append(args, "-S", "-o", out, src)...)
+		})
+	}
 	testkit.Run(t, testkit.Tool(t, r.tools+"gcc"), append(args, "-c", "-o", obj, src)...)
 	return obj
 }

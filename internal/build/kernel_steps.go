@@ -133,6 +133,9 @@ func (k *kernelSteps) cut() error {
 			part.part.Bindings[i] = b
 		}
 	}
+	if err := k.checkTypeHashes(); err != nil {
+		return err
+	}
 	return k.each(func(*kernelTarget) error { return nil })
 }
 

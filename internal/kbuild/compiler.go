@@ -18,6 +18,9 @@ func (k *Kernel) FindCompiler(ctx context.Context) (*Compiler, error) {
 	if err != nil {
 		return nil, err
 	}
+	if isClang(wanted) {
+		return k.findClang(ctx, wanted)
+	}
 	_, triple := k.arch()
 	candidates := []string{name}
 	if !strings.HasPrefix(name, triple) {

@@ -54,8 +54,8 @@ func (k *Kernel) obj() string     { return filepath.Join(k.Work, "build") }
 func (k *Kernel) include() string { return filepath.Join(k.Work, "include") }
 
 // kernelBanner takes the compiler out of the banner: "Linux version RELEASE
-// (USER@HOST) (COMPILER, LINKER) #1 …".
-var kernelBanner = regexp.MustCompile(`^Linux version \S+ \([^()]*\) \((.*), (?:GNU ld|LLD|ld)\b`)
+// (USER@HOST) (COMPILER, LINKER) #1 …". Debian's lld names Debian first.
+var kernelBanner = regexp.MustCompile(`^Linux version \S+ \([^()]*\) \((.*), (?:\w+ )?(?:GNU ld|LLD|ld)\b`)
 
 // bannerCompiler is the version line of the image's compiler.
 func bannerCompiler(banner string) string {
@@ -75,9 +75,12 @@ func configText(config []byte, option string) string {
 	return ""
 }
 
-// revision is what has to agree of a compiler's version line: its name differs
-// with the directory that it is called from.
+// revision is what has to agree of a compiler's version line: gcc's name differs
+// with the directory that it is called from, clang's line has none.
 func revision(version string) string {
+	if isClang(version) {
+		return version
+	}
 	if i := strings.IndexByte(version, '('); i >= 0 {
 		return version[i:]
 	}
@@ -88,6 +91,7 @@ func revision(version string) string {
 type Compiler struct {
 	Program string
 	Version string // its version line
+	llvm    string // kbuild's LLVM: where lld and the tools are that go with clang; "" for GNU's
 }
 
 // Wanted returns the version line of the compiler that the image was built
@@ -108,8 +112,8 @@ func (k *Kernel) Wanted() (version, name string, err error) {
 	case said != "" && revision(said) != revision(version):
 		return "", "", refusal.New(refusal.WrongCompiler, k.Release,
 			"the image was built with %s, the configuration is of a build with %s", version, said)
-	case strings.Contains(version, "clang"):
-		return "", "", refusal.New(refusal.Unsupported, k.Release, "the kernel was built with clang: %s", version)
+	case isClang(version):
+		return version, "clang", k.checkClang(config, version)
 	}
 	name, _, _ = strings.Cut(version, " ")
 	return version, name, nil

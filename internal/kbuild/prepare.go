@@ -214,6 +214,9 @@ func (t *Tree) makeVars() []string {
 		"PAHOLE=" + filepath.Join(t.Work, "pahole"), "KERNELRELEASE=" + t.Release,
 		"KBUILD_BUILD_USER=livepatch", "KBUILD_BUILD_HOST=livepatch", "KCFLAGS=" + strings.Join(t.ownFlags(), " "),
 	}
+	if t.Compiler.llvm != "" {
+		vars = append(vars, "LLVM="+t.Compiler.llvm)
+	}
 	if t.module != nil {
 		vars = append(append(vars, "M="+t.src), t.module.Vars...)
 	}

@@ -64,8 +64,9 @@ func FuzzSavedCommand(f *testing.F) {
 func TestBannerCompiler(t *testing.T) {
 	for banner, want := range map[string]string{
 		"Linux version 6.12.117+deb12-cloud-amd64 (debian-kernel@lists.debian.org) (x86_64-linux-gnu-gcc-12 (Debian 12.2.0-14+deb12u1) 12.2.0, GNU ld (GNU Binutils for Debian) 2.40) #1 SMP": "x86_64-linux-gnu-gcc-12 (Debian 12.2.0-14+deb12u1) 12.2.0",
-		"Linux version 6.1.0 (a@b) (clang version 17.0.6, LLD 17.0.6) #1": "clang version 17.0.6",
-		"Linux version 6.1.0 (a@b) #1":                                    "",
+		"Linux version 6.1.0 (a@b) (clang version 17.0.6, LLD 17.0.6) #1":                                        "clang version 17.0.6",
+		"Linux version 7.2.13 (a@b) (Debian clang version 19.1.7 (3~deb12u1), Debian LLD 19.1.7) #1 SMP PREEMPT": "Debian clang version 19.1.7 (3~deb12u1)",
+		"Linux version 6.1.0 (a@b) #1": "",
 	} {
 		if got := bannerCompiler(banner); got != want {
 			t.Errorf("%s: got %q, want %q", banner, got, want)
@@ -76,5 +77,8 @@ func TestBannerCompiler(t *testing.T) {
 	}
 	if revision("gcc-12 (Debian 12.2.0-14) 12.2.0") != revision("x86_64-linux-gnu-gcc-12 (Debian 12.2.0-14) 12.2.0") {
 		t.Error("the name of the program counts")
+	}
+	if revision("Debian clang version 19.1.7 (3~deb12u1)") == revision("Ubuntu clang version 19.1.7 (3~deb12u1)") {
+		t.Error("two builds of clang count as one")
 	}
 }

@@ -193,7 +193,7 @@ func (e *emitter) addBaseCode(list []*program) {
 	text := e.out.AddSection(elfpatch.Section{Name: "__ksymtab_strings", Type: elf.SHT_PROGBITS, Flags: elf.SHF_ALLOC, Align: 1, Data: []byte{}})
 	textSymbol := uint32(e.out.AddSymbol(elfpatch.Symbol{Name: "exported", Type: elf.STT_OBJECT, Bind: elf.STB_LOCAL, Section: text.Index}))
 	for _, p := range list {
-		sym := e.addFunction(sec, ownFunc{p.name, elf.STB_LOCAL, e.assemble(p)})
+		sym := e.addFunction(sec, ownFunc{name: p.name, code: e.assemble(p)})
 		e.labels[p.name] = sym
 		if !p.global {
 			continue

@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"strings"
 
+	"livepatch/internal/kimage"
 	"livepatch/internal/refusal"
 )
 
@@ -75,11 +76,23 @@ func (c *specCheck) names() {
 	if !isGPL(s.license()) {
 		c.refuse(refusal.NotExported, "", "%s is exported to modules under GPL only, this one is under %q", enablePatch, s.license())
 	}
-	if s.CFI && s.Object.Machine == elf.EM_X86_64 || s.CFI && s.Object.Machine == elf.EM_AARCH64 {
-		c.refuse(refusal.Unsupported, "", "the kernel checks indirect calls (kCFI), and the entries of the module would lack their hashes")
-	}
+	c.typeHashes()
 	if s.Padding < 0 || s.Padding > maxPadding {
 		c.refuse(refusal.Unsupported, "", "%d bytes of padding before functions", s.Padding)
+	}
+}
+
+// typeHashes refuses kernels that check indirect calls in ways that the module would fail.
+func (c *specCheck) typeHashes() {
+	const checks = "the kernel checks indirect calls (kCFI), and "
+	switch s := c.s; {
+	case !s.CFI:
+	case s.Object.Machine != elf.EM_AARCH64:
+		c.refuse(refusal.Unsupported, "", checks+"the entries of the module would lack their hashes")
+	case s.Direct != nil: // arch/arm64/Kconfig, 7.2: direct calls need CALL_OPS, and those depend on !CFI
+		c.refuse(refusal.Unsupported, "", checks+"with that ftrace of arm64 has no direct calls; a kernel with a livepatch core takes --flavour klp")
+	case s.Hashes == kimage.EntryHashes{}:
+		c.refuse(refusal.Unsupported, "", checks+"how it hashes the types of functions is not known")
 	}
 }
 

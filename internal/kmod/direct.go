@@ -229,10 +229,10 @@ func (e *emitter) describeShared(funcs []Func) (symbols patchSymbols) {
 // addTrampolines adds the code that goes on with the old body, and of each
 // function the code that ftrace calls. It returns their symbols.
 func (e *emitter) addTrampolines(funcs []Func, stride uint64) []uint32 {
-	list := []ownFunc{{directLeave, elf.STB_LOCAL, e.ops.leave(e)}}
+	list := []ownFunc{{name: directLeave, code: e.ops.leave(e)}}
 	for i, f := range funcs {
 		prev := int64(uint64(i)*stride) + funcPrev
-		list = append(list, ownFunc{directName + f.Replacement, elf.STB_LOCAL, e.ops.trampoline(e, e.definedSymbol(f.Replacement), prev)})
+		list = append(list, ownFunc{name: directName + f.Replacement, code: e.ops.trampoline(e, e.definedSymbol(f.Replacement), prev)})
 	}
 	return e.addFunctions(".text.livepatch", list)
 }

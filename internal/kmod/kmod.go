@@ -29,11 +29,12 @@ type Spec struct {
 	ABI       *kimage.ABI // layouts of the kernel's structures
 	Vermagic  string      // of the kernel, "6.12.117+deb12-cloud-amd64 SMP preempt mod_unload modversions "
 	Versions  Versions
-	Retpoline bool // the kernel is built with retpolines and asks modules for the same (CONFIG_MITIGATION_RETPOLINE)
-	Rethunk   bool // functions return through __x86_return_thunk (CONFIG_MITIGATION_RETHUNK)
-	ORC       bool // the kernel unwinds by ORC tables (CONFIG_UNWINDER_ORC)
-	Padding   int  // bytes of NOPs before functions (CONFIG_FUNCTION_PADDING_BYTES with CONFIG_CALL_PADDING), else 0
-	CFI       bool // indirect calls are checked (CONFIG_CFI_CLANG)
+	Retpoline bool               // the kernel is built with retpolines and asks modules for the same (CONFIG_MITIGATION_RETPOLINE)
+	Rethunk   bool               // functions return through __x86_return_thunk (CONFIG_MITIGATION_RETHUNK)
+	ORC       bool               // the kernel unwinds by ORC tables (CONFIG_UNWINDER_ORC)
+	Padding   int                // bytes of NOPs before functions (CONFIG_FUNCTION_PADDING_BYTES with CONFIG_CALL_PADDING), else 0
+	CFI       bool               // indirect calls are checked (CONFIG_CFI, CONFIG_CFI_CLANG before 6.18)
+	Hashes    kimage.EntryHashes // with CFI; zero: not known
 
 	License    string   // "GPL" if empty
 	Info       []string // further entries of .modinfo, "description=…"

@@ -159,10 +159,10 @@ func (e *emitter) ordered() []Object {
 // leads to it. A module of the direct flavour has no exit: it is never unloaded.
 func (e *emitter) addEntries(p patchSymbols) {
 	take, _ := e.s.takers()
-	start := e.addFunctions(".init.text", []ownFunc{{initName, elf.STB_GLOBAL, e.ops.start(e, p.patch, take)}})[0]
+	start := e.addFunctions(".init.text", []ownFunc{{initName, elf.STB_GLOBAL, e.ops.start(e, p.patch, take), e.s.Hashes.Init}})[0]
 	var end uint32
 	if e.s.Direct == nil {
-		end = e.addFunctions(".exit.text", []ownFunc{{exitName, elf.STB_GLOBAL, e.ops.end(e)}})[0]
+		end = e.addFunctions(".exit.text", []ownFunc{{exitName, elf.STB_GLOBAL, e.ops.end(e), e.s.Hashes.Exit}})[0]
 	}
 	e.ops.describeCode(e)
 	e.addModule(p.module, start, end)
@@ -205,6 +205,7 @@ type ownFunc struct {
 	name string
 	bind elf.SymBind
 	code code
+	hash uint32 // of its type, which kCFI wants before it; 0 for none
 }
 
 // ownCode is a function that was added.
@@ -232,7 +233,15 @@ func (e *emitter) startFunctions(section string) *elfpatch.Section {
 
 func (e *emitter) addFunction(sec *elfpatch.Section, f ownFunc) uint32 {
 	fill := (codeAlign-len(sec.Data)%codeAlign)%codeAlign + e.s.Padding
+	if e.s.CFI && f.hash != 0 {
+		fill += codeAlign - hashSize
+	}
 	sec.Data = append(sec.Data, e.ops.nops(fill)...)
+	if e.s.CFI && f.hash != 0 {
+		e.mark(sec, "$d")
+		sec.Data = le.AppendUint32(sec.Data, f.hash)
+		e.mark(sec, "$x")
+	}
 	start := uint64(len(sec.Data))
 	sec.Data = append(sec.Data, f.code.bytes...)
 	sec.Size = uint64(len(sec.Data))
@@ -246,6 +255,14 @@ func (e *emitter) addFunction(sec *elfpatch.Section, f ownFunc) uint32 {
 	e.described = append(e.described, ownCode{sym, fill, f.code})
 	return sym
 }
+
+// mark says what follows in a section of code: data or code (AAELF64, mapping symbols).
+func (e *emitter) mark(sec *elfpatch.Section, name string) {
+	e.out.AddSymbol(elfpatch.Symbol{Name: name, Bind: elf.STB_LOCAL, Section: sec.Index, Value: uint64(len(sec.Data))})
+}
+
+// hashSize is the size of the hash of a type, which ends where the function begins (arm64).
+const hashSize = 4
 
 // codeAlign is where functions begin (CONFIG_FUNCTION_ALIGNMENT).
 const codeAlign = 16

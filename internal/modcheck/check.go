@@ -68,6 +68,7 @@ func Check(b []byte, set Set) *check.Report {
 	c.checkTables()
 	c.checkDirect()
 	c.checkEntries()
+	c.checkHashes()
 	c.checkUnwind()
 	c.summarize()
 	return c.report

@@ -26,16 +26,32 @@ func (c *checker) checkEntries() {
 		return
 	}
 	before, n := c.refusals(whatEntry), 0
-	check := func(at place, why string) {
+	for _, e := range c.entries() {
 		n++
-		if !c.landing(at) {
-			c.refuse(refusal.LandingPadMissing, whatEntry, c.name(at), "%s, but it does not begin with %s", why, padName(c.f.Machine))
+		if !c.landing(e.at) {
+			c.refuse(refusal.LandingPadMissing, whatEntry, c.name(e.at), "%s, but it does not begin with %s", e.why, padName(c.f.Machine))
 		}
 	}
+	n += c.checkOutside()
+	if c.refusals(whatEntry) == before {
+		c.ok(whatEntry, "", "%s reached through pointers, with %s", count(n, "function"), padName(c.f.Machine))
+	}
+}
+
+// An entry is a function of the module that is reached through pointers.
+type entry struct {
+	at       place
+	why      string
+	replaces bool // only the function that it stands for is: ftrace goes on here
+}
+
+// entries lists the functions of the module that are reached through pointers, or stand
+// for such functions.
+func (c *checker) entries() (list []entry) {
 	if s := c.f.Section(thisModule); s != nil {
 		for _, r := range c.refs[s.Index] {
 			if to, ok := c.to(r); ok {
-				check(to, "the kernel calls it when the module is loaded or unloaded")
+				list = append(list, entry{at: to, why: "the kernel calls it when the module is loaded or unloaded"})
 			}
 		}
 	}
@@ -43,12 +59,12 @@ func (c *checker) checkEntries() {
 		for _, o := range c.patch.objects {
 			for _, x := range o.calls {
 				if x.ok {
-					check(x.to, "it is the "+x.kind+" callback of "+o.name)
+					list = append(list, entry{at: x.to, why: "it is the " + x.kind + " callback of " + o.name})
 				}
 			}
 			for _, f := range o.funcs {
 				if f.ok && c.oldHasPad(o.name, f) {
-					check(f.to, "the function that it replaces is reached through pointers")
+					list = append(list, entry{f.to, "the function that it replaces is reached through pointers", true})
 				}
 			}
 		}
@@ -56,12 +72,9 @@ func (c *checker) checkEntries() {
 	for _, at := range slices.SortedFunc(maps.Keys(c.taken), func(a, b place) int {
 		return cmp.Or(cmp.Compare(a.sec, b.sec), cmp.Compare(a.off, b.off))
 	}) {
-		check(at, "its address is taken in "+c.taken[at])
+		list = append(list, entry{at: at, why: "its address is taken in " + c.taken[at]})
 	}
-	n += c.checkOutside()
-	if c.refusals(whatEntry) == before {
-		c.ok(whatEntry, "", "%s reached through pointers, with %s", count(n, "function"), padName(c.f.Machine))
-	}
+	return list
 }
 
 // oldHasPad reports whether the function that is replaced begins with a

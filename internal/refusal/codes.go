@@ -102,6 +102,7 @@ const (
 	RelocationInvalid Code = "relocation-invalid"
 	TableEntry        Code = "table-entry"
 	LandingPadMissing Code = "landing-pad-missing"
+	TypeHash          Code = "type-hash"
 	MitigationMissing Code = "mitigation-missing"
 	UnwindMissing     Code = "unwind-missing"
 
@@ -217,6 +218,7 @@ var Codes = []struct {
 	{RelocationInvalid, "a relocation of the module is one that the loader refuses or that leads nowhere"},
 	{TableEntry, "an entry of a special section does not lead to what it is about"},
 	{LandingPadMissing, "code that is reached indirectly does not start with a landing pad"},
+	{TypeHash, "a pointer leads to a function that calls through it would not accept"},
 	{MitigationMissing, "a return or indirect branch lacks the protection that the kernel is built with"},
 	{UnwindMissing, "the unwind tables do not cover the new code"},
 	{WrongTarget, "the process or kernel is not the one that the package was made for"},

@@ -63,6 +63,9 @@ func (k *target) buildFrom(t testing.TB, out string, patches []string, more ...s
 	for _, p := range patches {
 		args = append(args, "--patch", p)
 	}
+	if clang := k.Path("llvm/clang"); exists(clang) {
+		args = append(args, "--cc", clang)
+	}
 	said, err := exec.Command(program(t, "livepatch"), args...).CombinedOutput()
 	if err != nil {
 		t.Fatalf("build %s: %v\n%s", strings.Join(patches, " "), err, said)
@@ -234,6 +237,10 @@ var arm64Alone = []string{"alternatives", "bug-table", "called-by-kernel", "call
 
 // TestARM64Cases does it for each case alone.
 func TestARM64Cases(t *testing.T) { eachARM64(t) }
+
+// TestARM64CFI does it on a kernel that checks indirect calls, by clang: functions that are
+// reached through pointers are replaced, the kernel calls new ones, and callbacks.
+func TestARM64CFI(t *testing.T) { eachARM64(t, "--cfi") }
 
 // TestARM64SizeCases does it on the kernel without CALL_OPS.
 func TestARM64SizeCases(t *testing.T) { eachARM64(t, "--size") }
