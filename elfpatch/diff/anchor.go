@@ -123,7 +123,7 @@ func (t *tracker) pass() {
 			k++
 		}
 		word := binary.LittleEndian.Uint32(append(code[in.off:in.off+uint32(in.len):in.off+uint32(in.len)], 0, 0, 0, 0))
-		d, err := disasm.Decode(t.s.f.Machine, code[in.off:])
+		d, err := t.s.decode(t.p, int(in.off))
 		t.step(&state, in, word, from, k)
 		falls = err == nil
 		switch d.Flow {

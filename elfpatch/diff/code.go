@@ -31,7 +31,7 @@ func (s *side) insns(p *piece) []insn {
 	run := -1     // first of a run of NOPs
 	n := int32(0)
 	for off := 0; off < len(code); {
-		in, err := disasm.Decode(s.f.Machine, code[off:])
+		in, err := s.decode(p, off)
 		if err != nil {
 			in = disasm.Inst{Len: min(undecodable(s.f.Machine), len(code)-off)}
 		}
@@ -110,7 +110,7 @@ type shape struct {
 func (s *side) shape(p *piece, in insn, refs []ref) shape {
 	code := s.data(p)[in.off : in.off+uint32(in.len)]
 	out := shape{target: -1}
-	d, err := disasm.Decode(s.f.Machine, code)
+	d, err := s.decode(p, int(in.off))
 	if err != nil {
 		out.n = copy(out.key[:], code)
 		s.blank(&out, in, refs)

@@ -64,10 +64,11 @@ BODY grows
 file:	.asciz "file.c"
 `
 
-// pointersARM64 is the same on arm64; its functions have a hash before them.
+// pointersARM64 is the same on arm64. Before its first function stands a hash, behind the
+// last one data; both would be loads from elsewhere (ldrsw) if they were instructions.
 const pointersARM64 = `
 	.section .text.f,"ax",%progbits
-	.word 0x12345678
+	.word 0x9831c2fc
 	.globl f
 	.type f,%function
 f:	nop
@@ -97,7 +98,7 @@ f:	nop
 	.section .text.fresh,"ax",%progbits
 	.type fresh,%function
 fresh:	ret
-	.word 0x23456789
+	.word 0x98456789
 	.size fresh, .-fresh
 	.section .rodata.ops,"a",%progbits
 	.type ops,%object

@@ -120,10 +120,10 @@ var asmCases = []asmCase{
 		".rodata.ops 000000000000000000000000000000000000000000000000 0:64:f#orig+0 8:64:quiet#orig+0 16:64:.text.fresh+0",
 	}},
 	{name: "pointers on arm64", machine: elf.EM_AARCH64, source: pointersARM64, show: ".text .rodata __", want: []string{
-		".text.f 785634121f2003d51f2003d500018052c0035fd6 $d:0 $x:4",
+		".text.f fcc231981f2003d51f2003d500018052c0035fd6 $d:0 $x:4",
 		".text.user 1f2003d51f2003d50000009400000090000000910100009021000091c0035fd6 8:CALL26:f+0 12:ADR_PREL_PG_HI21:f#orig+0 16:ADD_ABS_LO12_NC:f#orig+0 20:ADR_PREL_PG_HI21:.rodata.ops+0 24:ADD_ABS_LO12_NC:.rodata.ops+0",
 		".rodata.ops 00000000000000000000000000000000 0:ABS64:f#orig+0 8:ABS64:.text.fresh+0",
-		".text.fresh c0035fd689674523 $x:0 $d:4 $x:8",
+		".text.fresh c0035fd689674598 $x:0 $d:4 $x:8",
 		"__patchable_function_entries 00000000000000000000000000000000 0:ABS64:f+0 8:ABS64:user+0",
 	}},
 	{name: "keys of modules, after objtool", machine: elf.EM_X86_64, source: tracedX86, show: ".text __jump .static .orc",

@@ -69,9 +69,8 @@ type kernelCutter struct {
 	forms     map[string]*kernel.Layout    // of their entries
 	symbols   map[*elfpatch.Section]int    // section symbols of out
 	tables    map[string]int
-	bodies    map[int][]body            // of functions, by section of the patched object
-	entered   map[int][]uint64          // see patchable
-	mapped    map[int][]elfpatch.Symbol // mapping symbols, by section
+	bodies    map[int][]body   // of functions, by section of the patched object
+	entered   map[int][]uint64 // see patchable
 }
 
 type requested struct {

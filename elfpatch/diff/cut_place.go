@@ -312,44 +312,32 @@ func (u *kernelCutter) placeFunction(p *piece) {
 // markData says where data is in the code of arm64, as the object does: the type hash
 // before a function, tables in it. What is not marked is code, here and behind it.
 func (u *kernelCutter) markData(p *piece, start uint64, out *elfpatch.Section) {
-	if u.s.f.Machine != elf.EM_AARCH64 {
+	inside, data := u.s.marksFrom(p.sec, start), false
+	for k, m := range inside {
+		if m.off >= p.off+p.size {
+			inside = inside[:k]
+			break
+		}
+		data = data || m.data
+	}
+	if !data {
 		return
 	}
-	all := u.marks()[p.sec]
-	k, _ := slices.BinarySearchFunc(all, start, func(s elfpatch.Symbol, off uint64) int { return cmp.Compare(s.Value, off) })
-	var marks []elfpatch.Symbol
-	for ; k < len(all) && all[k].Value < p.off+p.size; k++ {
-		marks = append(marks, elfpatch.Symbol{Name: all[k].Name[:2], Bind: elf.STB_LOCAL, Section: out.Index, Value: all[k].Value - start})
+	for _, m := range inside {
+		u.mark(out, m.off-start, m.data)
 	}
-	if !slices.ContainsFunc(marks, isData) {
-		return
-	}
-	if isData(marks[len(marks)-1]) {
-		marks = append(marks, elfpatch.Symbol{Name: "$x", Bind: elf.STB_LOCAL, Section: out.Index, Value: uint64(len(out.Data))})
-	}
-	for _, s := range marks {
-		u.k.out.AddSymbol(s)
+	if inside[len(inside)-1].data {
+		u.mark(out, uint64(len(out.Data)), false)
 	}
 }
 
-// marks are the mapping symbols of the patched object, by section and place.
-func (u *kernelCutter) marks() map[int][]elfpatch.Symbol {
-	if u.mapped == nil {
-		u.mapped = map[int][]elfpatch.Symbol{}
-		for _, s := range u.s.f.Symbols {
-			if isMapping(u.s.f.Machine, s.Name) {
-				u.mapped[s.Section] = append(u.mapped[s.Section], s)
-			}
-		}
-		for _, list := range u.mapped {
-			slices.SortStableFunc(list, func(a, b elfpatch.Symbol) int { return cmp.Compare(a.Value, b.Value) })
-		}
+func (u *kernelCutter) mark(out *elfpatch.Section, at uint64, data bool) {
+	name := "$x"
+	if data {
+		name = "$d"
 	}
-	return u.mapped
+	u.k.out.AddSymbol(elfpatch.Symbol{Name: name, Bind: elf.STB_LOCAL, Section: out.Index, Value: at})
 }
-
-// isData reports a mapping symbol of data.
-func isData(s elfpatch.Symbol) bool { return strings.HasPrefix(s.Name, "$d") }
 
 // symbol makes the symbol of a piece.
 func (u *kernelCutter) symbol(p *piece, sec *elfpatch.Section, off uint64) int {

@@ -264,9 +264,8 @@ func (s *side) adoptPrefixes() {
 	if !s.kernel {
 		return
 	}
-	data := s.dataMarks()
 	for _, p := range s.pieces {
-		if p.kind != function || p.parent != nil || len(p.parts) > 0 || !s.isPrefix(p, data) {
+		if p.kind != function || p.parent != nil || len(p.parts) > 0 || !s.isPrefix(p) {
 			continue
 		}
 		all := s.secs[p.sec].pieces
@@ -282,26 +281,15 @@ func (s *side) adoptPrefixes() {
 
 // isPrefix tells what stands before a function by its name, and on arm64 the hash of
 // kCFI, which has none, by the mark that it is data.
-func (s *side) isPrefix(p *piece, data map[spot]bool) bool {
+func (s *side) isPrefix(p *piece) bool {
 	if p.sym != 0 {
 		return kernel.HasPrefix(kernel.PrefixSymbols, p.name) != nil
 	}
-	return data[spot{p.sec, p.off}] && len(s.data(p)) == hashSize
+	return s.isDataAt(p.sec, p.off) && len(s.data(p)) == hashSize
 }
 
 // hashSize is the size of the type hash before functions (kCFI on arm64).
 const hashSize = 4
-
-// dataMarks are the places where data in the code of arm64 begins.
-func (s *side) dataMarks() map[spot]bool {
-	marks := map[spot]bool{}
-	for i := range s.f.Symbols {
-		if sym := &s.f.Symbols[i]; isMapping(s.f.Machine, sym.Name) && isData(*sym) {
-			marks[spot{sym.Section, sym.Value}] = true
-		}
-	}
-	return marks
-}
 
 // attachEntries gives every piece of code the entries about it, by section and
 // place.

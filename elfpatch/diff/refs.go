@@ -63,13 +63,11 @@ func (s *side) explicit(r elfpatch.Rela, tail int64) ref {
 // readCode collects the references of a function: its relocations, and the
 // PC-relative fields that lead out of it or take the address of a place in it.
 func (s *side) readCode(p *piece) {
-	sec := s.f.Sections[p.sec]
 	rels := s.secs[p.sec].rels
 	k, _ := slices.BinarySearchFunc(rels, p.off, func(r elfpatch.Rela, off uint64) int { return cmp.Compare(r.Offset, off) })
 	rels = rels[k:]
-	code := sec.Data[p.off : p.off+p.size]
 	for off := uint64(0); off < p.size; {
-		in, err := disasm.Decode(s.f.Machine, code[off:])
+		in, err := s.decode(p, int(off))
 		if err != nil {
 			p.broken = p.broken || s.f.Machine == elf.EM_X86_64
 			in = disasm.Inst{Len: min(undecodable(s.f.Machine), int(p.size-off))}

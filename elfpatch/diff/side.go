@@ -34,6 +34,7 @@ type section struct {
 	layout   *kernel.Layout  // of tables
 	rels     []elfpatch.Rela // by offset
 	names    []int           // symbols that stand in it, by value
+	marks    []mark          // of code in which data is
 	pieces   []*piece        // by offset, without overlaps
 	replaced []uint64        // kernel: where replacements of alternatives begin that stand behind functions
 	raw      []ref           // references made from here, by offset, not yet in pieces
@@ -104,6 +105,7 @@ func newSide(f *elfpatch.File, name string, rules bool) (*side, error) {
 		s.secs[i].rels = rels
 	}
 	s.sortNames()
+	s.readMarks()
 	// From here on each section has its names in order.
 	s.cutTables()
 	s.noteReplacements()
@@ -228,11 +230,6 @@ func rank(s *elfpatch.Symbol) int {
 		r += 16
 	}
 	return r
-}
-
-// isMapping reports the arm64 mapping symbols ($x, $d, "$x.1", …).
-func isMapping(m elf.Machine, name string) bool {
-	return m == elf.EM_AARCH64 && (strings.HasPrefix(name, "$x") || strings.HasPrefix(name, "$d"))
 }
 
 // isLabel reports names that the assembler made up or that the compiler meant
