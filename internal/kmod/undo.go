@@ -218,7 +218,12 @@ func (u *undoer) readTraits() error {
 	if !ok {
 		return foreign("it has no %s", initName)
 	}
-	u.s.Padding = int(min(u.in.Symbols[init].Value, maxPadding+1))
+	before := u.in.Symbols[init].Value
+	if u.s.Hashes.Init, u.s.CFI = u.hashBefore(initName); u.s.CFI {
+		u.s.Hashes.Exit, _ = u.hashBefore(exitName)
+		before -= min(before, codeAlign)
+	}
+	u.s.Padding = int(min(before, maxPadding+1))
 	if sec := u.in.Section(".exit.text"); sec != nil {
 		for _, r := range u.tables[sec.Index] {
 			u.s.Rethunk = u.s.Rethunk || u.in.Symbols[r.Symbol].Name == returnThunk
@@ -228,6 +233,19 @@ func (u *undoer) readTraits() error {
 		u.s.ORC = slices.ContainsFunc(u.tables[sec.Index], u.aboutOwn)
 	}
 	return nil
+}
+
+// hashBefore returns the word of data before a function, the hash of its type.
+func (u *undoer) hashBefore(name string) (hash uint32, ok bool) {
+	s := &u.in.Symbols[u.named[name]]
+	if s.Section <= 0 || s.Section >= len(u.in.Sections) || s.Value < hashSize || s.Value > uint64(len(u.in.Sections[s.Section].Data)) {
+		return 0, false
+	}
+	at := s.Value - hashSize
+	if !slices.ContainsFunc(u.in.Symbols, func(m elfpatch.Symbol) bool { return m.Name == "$d" && m.Section == s.Section && m.Value == at }) {
+		return 0, false
+	}
+	return le.Uint32(u.in.Sections[s.Section].Data[at:]), true
 }
 
 // aboutOwn reports an entry of a table about init or exit.

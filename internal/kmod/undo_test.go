@@ -8,13 +8,16 @@ import (
 	"testing"
 
 	"livepatch/elfpatch"
+	"livepatch/internal/kimage"
 	"livepatch/internal/refusal"
 )
 
 // TestUndo takes the modules of the golden test apart, signed too, and makes
 // them again.
 func TestUndo(t *testing.T) {
-	for name, spec := range map[string]Spec{"x86": x86Spec(t), "arm64": arm64Spec(t)} {
+	hashed := arm64Spec(t)
+	hashed.CFI, hashed.Hashes = true, kimage.EntryHashes{Init: 0x36b1c5a6, Exit: 0xa540670c}
+	for name, spec := range map[string]Spec{"x86": x86Spec(t), "arm64": arm64Spec(t), "arm64 with hashes": hashed} {
 		b, err := Emit(spec)
 		if err != nil {
 			t.Fatal(err)
@@ -53,9 +56,11 @@ func checkUndone(t *testing.T, name string, got, want *Spec) {
 		versions                     Versions
 		retpoline, rethunk, orc, rep bool
 		padding                      int
+		cfi                          bool
+		hashes                       kimage.EntryHashes
 	}
 	of := func(s *Spec) facts {
-		return facts{s.Name, s.Vermagic, s.Versions, s.Retpoline, s.Rethunk, s.ORC, s.Replace, s.Padding}
+		return facts{s.Name, s.Vermagic, s.Versions, s.Retpoline, s.Rethunk, s.ORC, s.Replace, s.Padding, s.CFI, s.Hashes}
 	}
 	if of(got) != of(want) {
 		t.Errorf("%s: %+v, want %+v", name, of(got), of(want))
