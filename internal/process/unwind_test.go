@@ -172,7 +172,7 @@ func TestProfiler(t *testing.T) {
 		t.Skipf("this kernel does not let perf sample: %v\n%s", err, out)
 	}
 	object := func(name string, more ...string) string {
-		return compile(t, name, append([]string{"-c", "-fPIE", "-fno-omit-frame-pointer", "-mno-omit-leaf-frame-pointer"}, append(more, "profiled.c")...)...)
+		return compile(t, name, append([]string{"-c", "-fPIE", "-fno-omit-frame-pointer"}, append(more, "profiled.c")...)...)
 	}
 	before, after := object("before.o"), object("after.o", "-DFIXED")
 	target := compile(t, "profiled", before)
