@@ -285,11 +285,8 @@ func (s *side) isPrefix(p *piece) bool {
 	if p.sym != 0 {
 		return kernel.HasPrefix(kernel.PrefixSymbols, p.name) != nil
 	}
-	return s.isDataAt(p.sec, p.off) && len(s.data(p)) == hashSize
+	return s.isDataAt(p.sec, p.off) && len(s.data(p)) == kernel.TypeHashSize
 }
-
-// hashSize is the size of the type hash before functions (kCFI on arm64).
-const hashSize = 4
 
 // attachEntries gives every piece of code the entries about it, by section and
 // place.

@@ -234,3 +234,7 @@ const (
 	IndirectThunks        = "__x86_indirect_"    // a prefix; arch/x86/lib/retpoline.S, 6.12
 	StaticCallTrampolines = "__SCT__"            // a prefix; include/linux/static_call_types.h, 6.12
 )
+
+// TypeHashSize is how many bytes stand before a function of arm64 for kCFI: the hash of
+// its type, which ends where the function begins.
+const TypeHashSize = 4

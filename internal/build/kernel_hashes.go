@@ -8,6 +8,7 @@ import (
 
 	"livepatch/elfpatch"
 	"livepatch/elfpatch/diff"
+	"livepatch/elfpatch/kernel"
 	"livepatch/elfpatch/match"
 	"livepatch/internal/kmod"
 	"livepatch/internal/refusal"
@@ -64,16 +65,13 @@ func (p *pairSteps) hashOf(e diff.External) (uint32, bool) {
 		switch {
 		case s.Section == elfpatch.Absolute && s.Name == "__kcfi_typeid_"+e.Name:
 			return uint32(s.Value), true
-		case at < 0 || s.Section != f.Symbols[at].Section || !strings.HasPrefix(s.Name, "$d") || s.Value+hashSize != f.Symbols[at].Value:
+		case at < 0 || s.Section != f.Symbols[at].Section || !strings.HasPrefix(s.Name, "$d") || f.Symbols[at].Value < kernel.TypeHashSize || s.Value != f.Symbols[at].Value-kernel.TypeHashSize:
 		case s.Section > 0 && f.Symbols[at].Type == elf.STT_FUNC && f.Symbols[at].Value <= uint64(len(f.Sections[s.Section].Data)):
 			return binary.LittleEndian.Uint32(f.Sections[s.Section].Data[s.Value:]), true
 		}
 	}
 	return 0, false
 }
-
-// hashSize is the size of the hash before a function of arm64.
-const hashSize = 4
 
 // hashAt is the word before a function of the kernel or of a target.
 func (k *kernelSteps) hashAt(t *kernelTarget, name string, b kmod.Binding) (uint32, bool) {
@@ -90,7 +88,7 @@ func (k *kernelSteps) hashAt(t *kernelTarget, name string, b kmod.Binding) (uint
 	case b.Object != k.image.name:
 		return 0, false
 	}
-	word, ok := file.ReadAddr(addr-hashSize, hashSize)
+	word, ok := file.ReadAddr(addr-kernel.TypeHashSize, kernel.TypeHashSize)
 	if !ok {
 		return 0, false
 	}

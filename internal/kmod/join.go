@@ -194,11 +194,13 @@ func unlike(a, b *Spec) string {
 		retpoline, rethunk, orc, repl  bool
 		padding, module, funcs, object int
 		versions                       Versions
+		cfi                            bool
+		hashes                         kimage.EntryHashes
 	}
 	of := func(s *Spec) made {
 		size := func(name string) int { return int(s.ABI.Structs[name].Size) }
 		return made{s.Vermagic, s.license(), s.Srcversion, s.Retpoline, s.Rethunk, s.ORC, s.Replace, s.Padding,
-			size("module"), size("klp_func"), size("klp_object"), s.Versions}
+			size("module"), size("klp_func"), size("klp_object"), s.Versions, s.CFI, s.Hashes}
 	}
 	switch x, y := of(a), of(b); {
 	case a.Object.Machine != b.Object.Machine:

@@ -6,6 +6,7 @@ import (
 	"slices"
 
 	"livepatch/elfpatch"
+	"livepatch/elfpatch/kernel"
 )
 
 // The names that the kernel and its tools give the parts of a module
@@ -234,7 +235,7 @@ func (e *emitter) startFunctions(section string) *elfpatch.Section {
 func (e *emitter) addFunction(sec *elfpatch.Section, f ownFunc) uint32 {
 	fill := (codeAlign-len(sec.Data)%codeAlign)%codeAlign + e.s.Padding
 	if e.s.CFI && f.hash != 0 {
-		fill += codeAlign - hashSize
+		fill += codeAlign - kernel.TypeHashSize
 	}
 	sec.Data = append(sec.Data, e.ops.nops(fill)...)
 	if e.s.CFI && f.hash != 0 {
@@ -260,9 +261,6 @@ func (e *emitter) addFunction(sec *elfpatch.Section, f ownFunc) uint32 {
 func (e *emitter) mark(sec *elfpatch.Section, name string) {
 	e.out.AddSymbol(elfpatch.Symbol{Name: name, Bind: elf.STB_LOCAL, Section: sec.Index, Value: uint64(len(sec.Data))})
 }
-
-// hashSize is the size of the hash of a type, which ends where the function begins (arm64).
-const hashSize = 4
 
 // codeAlign is where functions begin (CONFIG_FUNCTION_ALIGNMENT).
 const codeAlign = 16

@@ -10,6 +10,7 @@ import (
 	"strings"
 
 	"livepatch/elfpatch"
+	"livepatch/elfpatch/kernel"
 	"livepatch/internal/refusal"
 )
 
@@ -238,10 +239,10 @@ func (u *undoer) readTraits() error {
 // hashBefore returns the word of data before a function, the hash of its type.
 func (u *undoer) hashBefore(name string) (hash uint32, ok bool) {
 	s := &u.in.Symbols[u.named[name]]
-	if s.Section <= 0 || s.Section >= len(u.in.Sections) || s.Value < hashSize || s.Value > uint64(len(u.in.Sections[s.Section].Data)) {
+	if s.Section <= 0 || s.Section >= len(u.in.Sections) || s.Value < kernel.TypeHashSize || s.Value > uint64(len(u.in.Sections[s.Section].Data)) {
 		return 0, false
 	}
-	at := s.Value - hashSize
+	at := s.Value - kernel.TypeHashSize
 	if !slices.ContainsFunc(u.in.Symbols, func(m elfpatch.Symbol) bool { return m.Name == "$d" && m.Section == s.Section && m.Value == at }) {
 		return 0, false
 	}

@@ -3,13 +3,10 @@ package modcheck
 import (
 	"debug/elf"
 
+	"livepatch/elfpatch/kernel"
 	"livepatch/internal/kimage"
 	"livepatch/internal/refusal"
 )
-
-// hashSize is the size of the word before functions of arm64 in which kCFI looks for
-// the hash of their type.
-const hashSize = 4
 
 // checkHashes asks whether what the kernel and the module call through pointers has the
 // hash of a type before it, on kernels for arm64 that check such calls.
@@ -38,11 +35,11 @@ func (c *checker) checkHashes() {
 
 // hasHash reports a word of data that ends where a function begins.
 func (c *checker) hasHash(at place) bool {
-	if at.off < hashSize {
+	if at.off < kernel.TypeHashSize {
 		return false
 	}
-	data := c.mapping()[at.sec].within(at.off-hashSize, at.off+1)
-	return len(data) == 1 && data[0] == span{at.off - hashSize, at.off}
+	data := c.mapping()[at.sec].within(at.off-kernel.TypeHashSize, at.off+1)
+	return len(data) == 1 && data[0] == span{at.off - kernel.TypeHashSize, at.off}
 }
 
 // checkOwnHashes asks whether init and exit have the types by which the kernel calls them.
@@ -56,7 +53,7 @@ func (c *checker) checkOwnHashes(known kimage.EntryHashes) {
 		if !ok || !c.hasHash(to) {
 			continue
 		}
-		if h := le.Uint32(c.bytes(place{to.sec, to.off - hashSize}, hashSize)); h != known.Init && h != known.Exit {
+		if h := le.Uint32(c.bytes(place{to.sec, to.off - kernel.TypeHashSize}, kernel.TypeHashSize)); h != known.Init && h != known.Exit {
 			c.refuse(refusal.TypeHash, whatEntry, c.name(to), "the kernel calls it when the module is loaded or unloaded, and %#08x is the hash of neither type", h)
 		}
 	}
